@@ -1,0 +1,252 @@
+"""All settings of all processes: one frozen object, read once from the environment.
+
+`Config.load(environ)` reads every field, gathers *all* problems and raises them together. Nothing else in the
+code reads the environment. The table in docs/CONFIGURATION.md is generated from the fields below.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from ottoai.errors import ConfigError
+
+Environment = Literal["development", "test", "staging", "production"]
+ENVIRONMENTS: tuple[Environment, ...] = ("development", "test", "staging", "production")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MIN_SECRET_BYTES = 32  # RFC 7518 3.2: an HS256 key is at least as long as the hash.
+
+
+def _text(raw: str) -> str:
+    return raw
+
+
+def _environment(raw: str) -> Environment:
+    for known in ENVIRONMENTS:
+        if raw == known:
+            return known
+    raise ValueError(f"must be one of {', '.join(ENVIRONMENTS)}")
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if urlsplit(raw).scheme not in schemes:
+            raise ValueError(f"must be a URL that starts with {' or '.join(s + '://' for s in schemes)}")
+        return raw
+
+    return parse
+
+
+def _secret(raw: str) -> str:
+    if len(raw.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long (try: openssl rand -hex 32)")
+    return raw
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(raw: str) -> int:
+        if not raw.isdecimal() or not low <= int(raw) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(raw)
+
+    return parse
+
+
+def _ratio(raw: str) -> float:
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise ValueError("must be a number from 0 to 1")
+    return value
+
+
+def _level(raw: str) -> str:
+    if raw.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return raw.upper()
+
+
+def _words(raw: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in raw.split(",") if word.strip())
+
+
+def _networks(raw: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(word, strict=False) for word in _words(raw))
+
+
+def _dev_keys(raw: str) -> dict[str, str]:
+    pairs = [word.partition(":") for word in _words(raw)]
+    if any(not name or not key for name, _, key in pairs):
+        raise ValueError("must look like id:key,id:key")
+    return {name: key for name, _, key in pairs}
+
+
+@dataclass(frozen=True, slots=True)
+class OpsUser:
+    """Who may open the operator pages. `role` is viewer (reads) or operator (also acts)."""
+
+    name: str
+    password: str
+    role: str
+
+
+def _ops_users(raw: str) -> tuple[OpsUser, ...]:
+    users = [word.split(":") for word in _words(raw)]
+    if any(len(user) != 3 or not all(user) or user[2] not in {"viewer", "operator"} for user in users):
+        raise ValueError("must look like name:password:viewer,name:password:operator")
+    return tuple(OpsUser(*user) for user in users)
+
+
+REQUIRED: Any = object()
+
+
+def setting(
+    env: str, parse: Callable[[str], Any], doc: str, *, default: Any = REQUIRED, secret: bool = False
+) -> Any:
+    """Declare one setting: its variable, how its text becomes a value, what it means, and whether to mask it."""
+    metadata = {"env": env, "parse": parse, "doc": doc, "secret": secret, "default": default}
+    return field(metadata=metadata, repr=not secret)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The effective settings of one process."""
+
+    environment: Environment = setting(
+        "ENVIRONMENT", _environment, "Where this runs. Only `development` takes unsigned webhooks; `make run` sets it."
+    )
+    database_url: str = setting(
+        "DATABASE_URL",
+        _url("postgresql", "postgres"),
+        "PostgreSQL 16 or later. The login must be a member of `ottoai_app` and `ottoai_system` (`migrate` sees to it).",
+        secret=True,
+    )
+    redis_url: str = setting(
+        "REDIS_URL", _url("redis", "rediss", "unix"), "Redis 6.2 or later, or Valkey.", secret=True
+    )
+    jwt_secret: str = setting(
+        "JWT_SECRET", _secret, "Key that HS256 tokens are signed with; at least 32 bytes.", secret=True
+    )
+    jwt_issuer: str = setting("JWT_ISSUER", _text, "When set, a token's `iss` must be this.", default="")
+    jwt_authorized_parties: tuple[str, ...] = setting(
+        "JWT_AUTHORIZED_PARTIES", _words, "When set, a token that has `azp` must name one of these.", default=()
+    )
+    host: str = setting("HOST", _text, "Address the API and the RQ dashboard listen on.", default="127.0.0.1")
+    port: int = setting("PORT", _integer(1, 65535), "Port of the API.", default=8080)
+    dashboard_port: int = setting("DASHBOARD_PORT", _integer(1, 65535), "Port of the RQ dashboard.", default=8081)
+    ops_users: tuple[OpsUser, ...] = setting(
+        "OPS_USERS",
+        _ops_users,
+        "Who may open the operator pages: `name:password:role,…`, role `viewer` or `operator`. "
+        "The RQ dashboard lets operators in, and starts only when there is one.",
+        default=(),
+        secret=True,
+    )
+    dev_keys: dict[str, str] = setting(
+        "DEV_KEYS",
+        _dev_keys,
+        "Keys for `/ws/test-emit`: `id:key,id:key`; give a new one beside the old to rotate. "
+        "Unset: `dev` in development, none elsewhere.",
+        default={},
+        secret=True,
+    )
+    metrics_token: str = setting(
+        "METRICS_TOKEN", _text, "When set, /metrics wants it as a bearer token.", default="", secret=True
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        "ALLOWED_ORIGINS",
+        _words,
+        "Origins whose pages may open the WebSocket. Unset: pages of the API's own origin only.",
+        default=(),
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        "TRUSTED_PROXIES",
+        _networks,
+        "Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.",
+        default=(),
+    )
+    log_level: str = setting("LOG_LEVEL", _level, "DEBUG, INFO, WARNING or ERROR.", default="INFO")
+    db_pool_size: int = setting(
+        "DB_POOL_SIZE", _integer(1, 100), "Most connections a process opens for tenants' queries.", default=10
+    )
+    worker_lease_seconds: int = setting(
+        "WORKER_LEASE_SECONDS",
+        _integer(2, 600),
+        "How long a worker may hold a job before another takes it over.",
+        default=15,
+    )
+    event_retention_days: int = setting(
+        "EVENT_RETENTION_DAYS", _integer(1, 3650), "Days that events can be replayed.", default=30
+    )
+    payload_retention_days: int = setting(
+        "PAYLOAD_RETENTION_DAYS", _integer(1, 3650), "Days that raw webhook bodies are kept.", default=30
+    )
+    idempotency_ttl_days: int = setting(
+        "IDEMPOTENCY_TTL_DAYS", _integer(30, 3650), "Days that a delivery is known as a duplicate.", default=395
+    )
+    otel_endpoint: str = setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT", _text, "Where traces go (OTLP over HTTP). Unset: none are recorded.", default=""
+    )
+    otel_ratio: float = setting(
+        "OTEL_TRACES_SAMPLER_ARG", _ratio, "Share of traces that is recorded, from 0 to 1.", default=0.1
+    )
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Self:
+        """Read every setting. Raises ConfigError naming every problem, never only the first."""
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for declared in fields(cls):
+            meta = declared.metadata
+            raw = environ.get(meta["env"], "").strip()
+            if not raw:
+                if meta["default"] is REQUIRED:
+                    problems.append(f"{meta['env']} is not set. {meta['doc']}")
+                values[declared.name] = meta["default"]
+                continue
+            try:
+                values[declared.name] = meta["parse"](raw)
+            except ValueError as error:
+                problems.append(f"{meta['env']} {error}")
+        if problems:
+            raise ConfigError(problems)
+        return cls(**values)
+
+    @property
+    def development(self) -> bool:
+        """Whether the conveniences of a developer's machine are on."""
+        return self.environment == "development"
+
+    @property
+    def test_emit_keys(self) -> dict[str, str]:
+        """Keys that open /ws/test-emit, by id: none in production, `dev` in development when none are given."""
+        if self.environment == "production":
+            return {}
+        return self.dev_keys or ({"dev": "dev"} if self.development else {})
+
+    def masked(self) -> list[tuple[str, str]]:
+        """(variable, value) of every setting, with secrets masked, for `python -m ottoai config`."""
+        return [(f.metadata["env"], _shown(f, getattr(self, f.name))) for f in fields(self)]
+
+
+def _shown(declared: Field[Any], value: Any) -> str:
+    if declared.metadata["secret"]:
+        return "********" if value else ""
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def table() -> str:
+    """The settings as a Markdown table, for the docs."""
+    rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for declared in fields(Config):
+        meta = declared.metadata
+        default = meta["default"]
+        shown = "**required**" if default is REQUIRED else f"`{default}`" if default not in ("", (), {}) else "unset"
+        rows.append(f"| `{meta['env']}` | {shown} | {meta['doc']} |")
+    return "\n".join(rows) + "\n"

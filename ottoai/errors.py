@@ -1,0 +1,88 @@
+"""Every error that this software raises on purpose: one tree.
+
+The docstring of a class is the sentence its reader sees when no better detail was given. `status` is the HTTP
+status and `type` the last part of the problem type (RFC 9457); the socket sends the same `type` as error code.
+What went wrong in a library stays in the library's own exceptions until `db`, `queue` or an edge translates it.
+"""
+
+from typing import ClassVar
+
+
+class OttoError(Exception):
+    """Something went wrong."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        self.retry_after = retry_after
+        super().__init__(self.detail)
+
+
+class ConfigError(OttoError):
+    """The configuration is not usable; the start is refused."""
+
+    type, title = "config", "Bad configuration"
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(["The configuration is not usable:", *(f"  - {p}" for p in problems)]))
+
+
+class InvalidInput(OttoError):
+    """The request cannot be understood."""
+
+    status, type, title = 400, "invalid-input", "Invalid input"
+
+
+class Unauthenticated(OttoError):
+    """A valid token is needed: send it as `Authorization: Bearer <jwt>`."""
+
+    status, type, title = 401, "unauthenticated", "Unauthenticated"
+
+
+class BadSignature(Unauthenticated):
+    """The delivery's signature does not match its company's signing key."""
+
+    type, title = "bad-signature", "Bad signature"
+
+
+class Forbidden(OttoError):
+    """This is not yours to do."""
+
+    status, type, title = 403, "forbidden", "Forbidden"
+
+
+class NotFound(OttoError):
+    """There is nothing here by that name."""
+
+    status, type, title = 404, "not-found", "Not found"
+
+
+class Conflict(OttoError):
+    """What was asked for contradicts what is there."""
+
+    status, type, title = 409, "conflict", "Conflict"
+
+
+class StoreUnavailable(OttoError):
+    """A store does not answer; try again shortly."""
+
+    status, type, title = 503, "unavailable", "Unavailable"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int | None = 1) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
+class Draining(StoreUnavailable):
+    """This process is about to stop; another one answers."""
+
+    type, title = "draining", "Draining"
+
+
+class UnknownCommit(StoreUnavailable):
+    """The connection to the database was lost while it committed: it may or may not have happened."""
+
+    type, title = "unknown-commit", "Unknown outcome"
