@@ -1,0 +1,317 @@
+"""PostgreSQL: the pool, the tenant transaction and the named queries. The only importer of aiopg and psycopg2.
+
+Three ways to run a query, all given to it as its first argument:
+
+    await queries.calls.get_call(db.one(tenant_id), id=…)        # one statement, one round trip, one tenant
+    async with db.transaction(tenant_id) as tx: …                # several statements, one tenant
+    await queries.heads.heads_of(db.system(), tenants=[…])       # across tenants, as ottoai_system
+
+aiopg's own pool is not used: it connects while it holds its lock, so that one hanging connect starves callers for
+whom a free connection is waiting.
+"""
+
+import asyncio
+import functools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiopg
+import aiosql
+import psycopg2
+import psycopg2.errors
+import psycopg2.extras
+from aiosql.adapters.apyformat import AsyncPyFormatAdapter
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn
+
+from ottoai.config import Config
+from ottoai.errors import ConfigError, Conflict, InvalidInput, NotFound, StoreUnavailable, UnknownCommit
+
+Row = dict[str, Any]
+
+CONNECT_TIMEOUT = 2.0  # A healthy server answers in milliseconds; waiting longer only hides that it is gone.
+ACQUIRE_TIMEOUT = 2.0  # A request that waited this long for a connection is better told 503 and asked again.
+STATEMENT_TIMEOUT = 5.0  # Server side, because giving up on the client leaves the statement running.
+CLIENT_TIMEOUT = STATEMENT_TIMEOUT + 2.0  # Only for a server that no longer answers at all.
+
+ROLES = ("ottoai_app", "ottoai_system")
+
+SET_TENANT = "select set_config('app.tenant_id', %(tenant_id)s, true);\n"
+
+
+def _options(role: str) -> str:
+    settings = {
+        "role": role,
+        "timezone": "UTC",
+        "statement_timeout": f"{int(STATEMENT_TIMEOUT * 1000)}",
+        "lock_timeout": f"{int(STATEMENT_TIMEOUT * 1000)}",
+        "idle_in_transaction_session_timeout": "10000",
+    }
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+class Session(Protocol):
+    """What a named query runs on."""
+
+    async def run(self, name: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
+        """Execute and return the rows of the last statement. Raises StoreUnavailable, UnknownCommit, Conflict."""
+
+
+class Observer(Protocol):
+    """Who is told how the database is doing."""
+
+    def query(self, name: str, seconds: float) -> None:
+        """A query took that long."""
+
+    def waited(self, seconds: float) -> None:
+        """A connection was handed out after that long."""
+
+
+class Pool:
+    """Connections of one role. Free ones are taken first; new ones are opened outside any lock."""
+
+    def __init__(self, dsn: str, role: str, size: int, observer: Observer) -> None:
+        self.role = role
+        self.size = size
+        self.in_use = 0
+        self.observer = observer
+        self._dsn = make_dsn(
+            dsn,
+            options=_options(role),
+            application_name=role,
+            keepalives_idle=10,  # with the next, a peer that vanished is noticed in seconds, not hours
+            tcp_user_timeout=5000,
+        )
+        self._free: deque[aiopg.Connection] = deque()
+        self._slots = asyncio.Semaphore(size)
+
+    @property
+    def idle(self) -> int:
+        """Connections that are open and unused."""
+        return len(self._free)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[aiopg.Connection]:
+        """Borrow a connection. Raises StoreUnavailable when none can be had in time."""
+        asked = time.perf_counter()
+        try:
+            async with asyncio.timeout(ACQUIRE_TIMEOUT):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("All database connections are busy; try again shortly.") from None
+        self.in_use += 1
+        connection: aiopg.Connection | None = None
+        try:
+            connection = self._take() or await self._connect()
+            self.observer.waited(time.perf_counter() - asked)
+            yield connection
+        finally:
+            self.in_use -= 1
+            self._slots.release()
+            if connection is not None:
+                self._give_back(connection)
+
+    def _take(self) -> aiopg.Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    def _give_back(self, connection: aiopg.Connection) -> None:
+        # Anything but idle means an unfinished or failed transaction: such a connection is not passed on.
+        if not connection.closed and connection.raw.get_transaction_status() == TRANSACTION_STATUS_IDLE:
+            self._free.append(connection)
+        else:
+            connection.close()
+
+    async def _connect(self) -> aiopg.Connection:
+        # hstore and uuid support would each cost round trips or conversions that nothing here needs.
+        connecting = aiopg.connect(self._dsn, timeout=CLIENT_TIMEOUT, enable_hstore=False, enable_uuid=False)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                return await connecting
+        except (psycopg2.Error, OSError, TimeoutError) as error:
+            raise StoreUnavailable("The database does not answer; try again shortly.") from error
+
+    async def close(self) -> None:
+        """Close the connections that are free; borrowed ones close when they are given back."""
+        while self._free:
+            self._free.pop().close()
+        await asyncio.sleep(0)
+
+
+class OneStatement:
+    """Runs each query in a transaction of its own: the tenant is set in the same round trip."""
+
+    def __init__(self, pool: Pool, tenant_id: str | None) -> None:
+        self._pool = pool
+        self._tenant_id = tenant_id
+
+    async def run(self, name: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
+        """See Session. Statements sent together are one implicit transaction, committed with the last."""
+        async with self._pool.connection() as connection:
+            if self._tenant_id is None:
+                return await _execute(self._pool, connection, name, sql, parameters)
+            bound = {**parameters, "tenant_id": self._tenant_id}
+            return await _execute(self._pool, connection, name, SET_TENANT + sql, bound)
+
+
+class Transaction:
+    """Several queries of one tenant that commit together. BEGIN and the tenant travel with the first."""
+
+    def __init__(self, pool: Pool, connection: aiopg.Connection, tenant_id: str) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._tenant_id = tenant_id
+        self._begun = False
+
+    async def run(self, name: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
+        """See Session."""
+        prefix = "" if self._begun else "begin;\n" + SET_TENANT
+        self._begun = True
+        bound = {**parameters, "tenant_id": self._tenant_id}
+        return await _execute(self._pool, self._connection, name, prefix + sql, bound)
+
+    async def finish(self, word: str) -> None:
+        """Commit or roll back, if anything was begun."""
+        if self._begun and not self._connection.closed:
+            await _execute(self._pool, self._connection, word, word, {})
+
+
+class Database:
+    """Both pools: `ottoai_app` for one tenant at a time, `ottoai_system` for what crosses tenants."""
+
+    def __init__(self, app: Pool, system: Pool) -> None:
+        self.pools = (app, system)
+        self._app, self._system = self.pools
+
+    def one(self, tenant_id: str) -> Session:
+        """For a single statement about one tenant."""
+        return OneStatement(self._app, tenant_id)
+
+    def system(self) -> Session:
+        """For a single statement across tenants."""
+        return OneStatement(self._system, None)
+
+    @asynccontextmanager
+    async def transaction(self, tenant_id: str) -> AsyncIterator[Session]:
+        """For several statements about one tenant; commits at the end, rolls back on an exception."""
+        async with self._app.connection() as connection:
+            tx = Transaction(self._app, connection, tenant_id)
+            try:
+                yield tx
+            except BaseException:
+                with suppress(StoreUnavailable):
+                    await tx.finish("rollback")
+                raise
+            await tx.finish("commit")
+
+
+@asynccontextmanager
+async def open_pool(config: Config, observer: Observer) -> AsyncIterator[Database]:
+    """The database of one process. Does not connect yet: a process starts without its database too."""
+    app = Pool(config.database_url, "ottoai_app", config.db_pool_size, observer)
+    # The system role does little, rarely: two connections keep a slow page from delaying heads and routing.
+    system = Pool(config.database_url, "ottoai_system", max(2, config.db_pool_size // 3), observer)
+    database = Database(app, system)
+    try:
+        yield database
+    finally:
+        for pool in database.pools:
+            await pool.close()
+
+
+async def refuse_privilege(database: Database) -> None:
+    """Raise ConfigError when a pool acts as anything more than its role."""
+    for pool in database.pools:
+        async with pool.connection() as connection:
+            rows = await _execute(pool, connection, "who_am_i", queries().roles.who_am_i.sql, {})
+        who = rows[0]
+        if who["name"] != pool.role or who["superuser"] or who["bypasses"]:
+            raise ConfigError([f"DATABASE_URL leads to role {who['name']}, which is more than {pool.role} may be"])
+
+
+async def _execute(
+    pool: Pool, connection: aiopg.Connection, name: str, sql: str, parameters: Mapping[str, Any]
+) -> Sequence[Row]:
+    started = time.perf_counter()
+    task = asyncio.current_task()
+    cancelling = task.cancelling() if task else 0
+    try:
+        async with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+            await cursor.execute(sql, parameters)
+            return await cursor.fetchall() if cursor.description else []
+    except asyncio.CancelledError:
+        # aiopg reports the server's statement timeout as a cancellation. Nobody cancelled this task? Then it was that.
+        if task is None or task.cancelling() == cancelling:
+            raise StoreUnavailable("The database took too long; try again shortly.") from None
+        raise
+    except psycopg2.errors.UniqueViolation as error:
+        raise Conflict(f"This exists already ({error.diag.constraint_name}).") from error
+    except psycopg2.errors.ForeignKeyViolation as error:
+        raise NotFound from error
+    except psycopg2.errors.CheckViolation as error:
+        raise InvalidInput(f"A value is out of bounds ({error.diag.constraint_name}).") from error
+    except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected) as error:
+        raise StoreUnavailable("The database took too long; try again shortly.") from error
+    except (psycopg2.OperationalError, psycopg2.InterfaceError, TimeoutError) as error:
+        connection.close()
+        raise UnknownCommit from error
+    except psycopg2.DatabaseError as error:
+        # libpq reports a server that vanished mid-statement as a plain DatabaseError.
+        if connection.closed or error.pgcode is None:
+            connection.close()
+            raise UnknownCommit from error
+        raise
+    finally:
+        pool.observer.query(name, time.perf_counter() - started)
+
+
+class _Adapter(AsyncPyFormatAdapter):  # type: ignore[misc]
+    """Runs aiosql's queries on a Session: rows are dicts, a missing row is None."""
+
+    is_aio_driver = True
+
+    async def select(self, on: Session, name: str, sql: str, parameters: Any, _record: Any = None) -> Any:
+        for row in await on.run(name, sql, parameters):
+            yield row
+
+    async def select_one(self, on: Session, name: str, sql: str, parameters: Any, _record: Any = None) -> Row | None:
+        rows = await on.run(name, sql, parameters)
+        return rows[0] if rows else None
+
+    async def select_value(self, on: Session, name: str, sql: str, parameters: Any) -> Any:
+        rows = await on.run(name, sql, parameters)
+        return next(iter(rows[0].values())) if rows else None
+
+    async def insert_update_delete(self, on: Session, name: str, sql: str, parameters: Any) -> None:
+        await on.run(name, sql, parameters)
+
+
+class Queries:
+    """The named queries of sql/, one group a file: `queries().calls.get_call(session, id=…)`."""
+
+    def __init__(self, folder: Path) -> None:
+        for file in sorted(folder.glob("*.sql")):
+            loaded = aiosql.from_path(file, _Adapter, mandatory_parameters=False, attribute=None)
+            setattr(self, file.stem, loaded)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"there is no sql/{name}.sql")
+
+
+def sql_folder() -> Path:
+    """Where the SQL files are: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "sql"
+    return inside if inside.is_dir() else package.parent / "sql"
+
+
+@functools.cache
+def queries() -> Queries:
+    """All named queries, read once."""
+    return Queries(sql_folder())

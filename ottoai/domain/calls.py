@@ -1,0 +1,61 @@
+"""Calls: what a provider's report states, and the one statement that makes it true."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from ottoai.db import Session, queries
+from ottoai.domain import outbox
+from ottoai.domain.events import Appended
+
+RESCUE_WINDOW = timedelta(hours=48)  # A missed call that is older when we learn of it is not chased.
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one report states about a call. None: it does not say."""
+
+    direction: str | None = None  # inbound, outbound
+    answered: bool | None = None
+    voicemail: bool | None = None
+    duration_seconds: int | None = None
+    started_at: datetime | None = None
+    customer_phone: str | None = None  # E.164
+    customer_name: str | None = None
+    tracking_phone: str | None = None  # E.164
+    source: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One report about one call. `rank` says which statement wins where two differ: 1 pre-call … 4 modified."""
+
+    external_id: str
+    rank: int
+    facts: Facts
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What a delivery did. `fresh` is false for a repeated one, which does nothing."""
+
+    fresh: bool
+    appended: Appended
+    jobs: tuple[outbox.Due, ...]
+
+
+async def record(
+    tx: Session, report: Report, text_due_at: datetime, received_at: datetime, **delivery: Any
+) -> Recorded:
+    """Record a report with its delivery (provider, kind, variant, headers, body, trace_id, trace_context), all or
+    nothing. `text_due_at`: when a text may go out, should this turn out to be a missed call."""
+    row = await queries().calls.record_report(
+        tx,
+        external_id=report.external_id,
+        rank=str(report.rank),
+        facts=msgspec.json.encode(report.facts).decode(),
+        text_due_at=text_due_at,
+        received_at=received_at,
+        rescue_window=RESCUE_WINDOW,
+        repair_after=outbox.REPAIR_AFTER,
+        **delivery,
+    )
+    return Recorded(row["fresh"], Appended.of(row["tenant_id"], row), outbox.staged(row))

@@ -1,0 +1,114 @@
+"""Tenants: the companies we serve, how a delivery is found to be theirs, and the secrets they share with providers."""
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ottoai.db import Row, Session, queries
+from ottoai.domain import hours as opening
+from ottoai.errors import InvalidInput, NotFound
+
+HOOK_BYTES = 18  # 144 random bits: not to be guessed, and 24 characters in a URL
+
+# What `tenant add` and `tenant set` take, and where it is kept.
+ROUTES = {
+    "callrail_company": ("callrail", "company"),
+    "callrail_account": ("callrail", "account"),
+    "tracking_number": ("callrail", "number"),
+    "twilio_sid": ("twilio", "account"),
+    "twilio_number": ("twilio", "number"),
+}
+SECRETS = {
+    "callrail_key": ("callrail", "signing_key"),
+    "callrail_api_token": ("callrail", "api_token"),
+    "twilio_token": ("twilio", "auth_token"),
+}
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_NUMBERS = {"tracking_number", "twilio_number"}
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A tenant, as far as a delivery needs to know it. `keys`: the current signing key, then the previous one."""
+
+    id: str
+    name: str
+    hours: opening.Hours
+    keys: tuple[str, ...] = ()
+
+
+def _tenant(row: Row) -> Tenant:
+    keys = tuple(key for key in (row["current_key"], row["previous_key"]) if key)
+    return Tenant(row["id"], row["name"], opening.parse(row["hours"], row["timezone"]), keys)
+
+
+async def routed(system: Session, provider: str, identities: Sequence[str]) -> tuple[Tenant, ...]:
+    """The tenants that these identities (`kind:value`) belong to: none, one, or, if a delivery contradicts itself, more."""
+    rows = queries().tenants.routed(system, provider=provider, identities=list(identities))
+    return tuple([_tenant(row) async for row in rows])
+
+
+async def by_id(system: Session, tenant_id: str, provider: str) -> Tenant | None:
+    """One tenant with its keys for a provider."""
+    row = await queries().tenants.by_id(system, id=tenant_id, provider=provider)
+    return _tenant(row) if row else None
+
+
+async def exists(system: Session, tenant_id: str) -> bool:
+    """Whether there is such a tenant."""
+    return await queries().tenants.by_id(system, id=tenant_id, provider="") is not None
+
+
+async def add(system: Session, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]) -> str:
+    """Register a tenant with what `given` holds of ROUTES and SECRETS; return its hook path. Raises Conflict, InvalidInput."""
+    if not _ID.fullmatch(tenant_id):
+        raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
+    if not name:
+        raise InvalidInput("name: must not be empty")
+    opening.parse(hours, zone)
+    hook = secrets.token_urlsafe(HOOK_BYTES)
+    routes, credentials = _sorted_out(given)
+    routes.append({"provider": "callrail", "kind": "hook", "value": hook})
+    rows = {"routes": _json(routes), "credentials": _json(credentials)}
+    await queries().tenants.add(system, id=tenant_id, name=name, timezone=zone, hours=hours, **rows)
+    return hook
+
+
+async def change(system: Session, tenant_id: str, columns: Mapping[str, str | None], given: Mapping[str, str]) -> None:
+    """Change what is named (name, timezone, hours; ROUTES, SECRETS). Raises NotFound, Conflict, InvalidInput."""
+    row = await queries().tenants.by_id(system, id=tenant_id, provider="")
+    if row is None:
+        raise NotFound(f"There is no tenant {tenant_id}.")
+    merged = {key: columns.get(key) or row[key] for key in ("name", "timezone", "hours")}
+    opening.parse(str(merged["hours"]), str(merged["timezone"]))
+    routes, credentials = _sorted_out(given)
+    await queries().tenants.change(
+        system, id=tenant_id, **merged, routes=_json(routes), credentials=_json(credentials)
+    )
+
+
+async def every(system: Session) -> list[Row]:
+    """All tenants with where they stand, for `tenant list`."""
+    return [row async for row in queries().tenants.every(system)]
+
+
+def _sorted_out(given: Mapping[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    routes, credentials = [], []
+    for name, value in given.items():
+        if name in ROUTES:
+            provider, kind = ROUTES[name]
+            number = opening.e164(value) if name in _NUMBERS else value
+            if not number:
+                raise InvalidInput(f"{name.replace('_', '-')}: {value!r} is no phone number such as +12125550123")
+            routes.append({"provider": provider, "kind": kind, "value": number})
+        elif name in SECRETS:
+            provider, credential = SECRETS[name]
+            credentials.append({"provider": provider, "name": credential, "secret": value})
+        else:
+            raise InvalidInput(f"{name}: not a setting of a tenant")
+    return routes, credentials
+
+
+def _json(rows: Sequence[Mapping[str, str]]) -> str:
+    return msgspec.json.encode(rows).decode()

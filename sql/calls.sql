@@ -1,0 +1,188 @@
+-- Calls: what providers report about them, and how clients read them.
+
+-- name: record_report^
+-- One delivery about one call, whole: claims its idempotency key, keeps its payload, merges the report into the call,
+-- touches the lead, opens the rescue, appends the events and stages the jobs. One round trip and one transaction,
+-- because round trips are what ingestion costs. The lock before it holds back other reports of the same call, so that
+-- what `known` reads is what this report meets.
+--
+-- Reports merge field by field by rank (1 pre-call, 2 routed, 3 complete, 4 modified) whatever order they come in: a
+-- later rank wins, and a fact that a report does not state takes nothing away.
+-- A repeated delivery changes nothing and returns fresh = false.
+-- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
+select pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || :external_id, 0));
+with
+claim as (
+    insert into idempotency_keys (tenant_id, provider, kind, external_id, variant, outcome, trace_id)
+    values (:tenant_id, :provider, :kind, :external_id, :variant, 'processed', :trace_id)
+    on conflict do nothing
+    returning id
+),
+
+payload as (
+    insert into payloads (idempotency_key_id, tenant_id, headers, body)
+    select id, :tenant_id, :headers::jsonb, :body::bytea from claim
+),
+
+known as (
+    select c.*, call_json(c) - 'version' as shape from claim, calls as c
+    where c.tenant_id = :tenant_id and c.provider = :provider and c.external_id = :external_id
+),
+
+reported as (
+    select
+        coalesce(k.reports, '{}') || jsonb_build_object(
+            :rank::text, coalesce(k.reports -> :rank::text, '{}') || :facts::jsonb
+        ) as reports
+    from claim left join known as k on true
+),
+
+merged as (
+    select
+        r.reports,
+        f.*,
+        r.reports ? '3' or r.reports ? '4' as final
+    from reported as r,
+        jsonb_to_record(
+            coalesce(r.reports -> '1', '{}') || coalesce(r.reports -> '2', '{}')
+            || coalesce(r.reports -> '3', '{}') || coalesce(r.reports -> '4', '{}')
+        ) as f (
+            direction text, answered boolean, voicemail boolean, duration_seconds integer, started_at timestamptz,
+            customer_phone text, customer_name text, tracking_phone text, source text
+        )
+),
+
+known_lead as (
+    select lead_json(l) - 'version' as shape from merged as m, leads as l
+    where l.tenant_id = :tenant_id and l.phone = m.customer_phone
+),
+
+saved_lead as (
+    insert into leads as l (tenant_id, phone, name, source, last_contact_at)
+    select :tenant_id, customer_phone, customer_name, source, coalesce(started_at, :received_at)
+    from merged
+    where customer_phone is not null
+    on conflict (tenant_id, phone) do update set
+        name = coalesce(excluded.name, l.name),
+        source = coalesce(l.source, excluded.source),
+        last_contact_at = greatest(l.last_contact_at, excluded.last_contact_at),
+        version = l.version + 1
+    returning l.id, lead_json(l) as shape, l.xmax = 0 as created
+),
+
+saved as (
+    insert into calls as c (
+        tenant_id, lead_id, provider, external_id, direction, status, answered, voicemail, missed, duration_seconds,
+        started_at, customer_phone, customer_name, tracking_phone, source, reports
+    )
+    select
+        :tenant_id, l.id, :provider, :external_id, m.direction,
+        case when m.final then 'completed' when m.reports ? '2' then 'routed' else 'ringing' end,
+        m.answered, m.voicemail,
+        coalesce(m.final and m.direction = 'inbound' and (m.answered is false or m.voicemail), false),
+        m.duration_seconds, coalesce(m.started_at, :received_at), m.customer_phone, m.customer_name,
+        m.tracking_phone, m.source, m.reports
+    from merged as m left join saved_lead as l on true
+    on conflict (tenant_id, provider, external_id) do update set
+        lead_id = coalesce(excluded.lead_id, c.lead_id),
+        direction = excluded.direction,
+        status = excluded.status,
+        answered = excluded.answered,
+        voicemail = excluded.voicemail,
+        missed = excluded.missed,
+        duration_seconds = excluded.duration_seconds,
+        started_at = least(c.started_at, excluded.started_at),
+        customer_phone = excluded.customer_phone,
+        customer_name = excluded.customer_name,
+        tracking_phone = excluded.tracking_phone,
+        source = excluded.source,
+        reports = excluded.reports,
+        updated_at = now(),
+        version = c.version + 1
+    returning c.*, call_json(c) as shape
+),
+
+-- What became true with this report, besides that it came.
+turn as (
+    select
+        k.id is null as first_heard,
+        s.status = 'completed' and k.status is distinct from 'completed' as completed,
+        s.missed and k.missed is not true as missed,
+        s.shape - 'version' is distinct from k.shape as changed,
+        s.started_at < now() - :rescue_window as too_late
+    from saved as s left join known as k on true
+),
+
+rescue as (
+    insert into missed_calls (tenant_id, call_id, lead_id, status, called_at, text_due_at)
+    select
+        :tenant_id, s.id, s.lead_id, case when t.too_late then 'expired' else 'queued' end, s.started_at,
+        case when not t.too_late then :text_due_at end
+    from saved as s, turn as t
+    where t.missed and s.lead_id is not null
+    on conflict (tenant_id, call_id) do nothing
+    returning missed_calls.*, missed_call_json(missed_calls) as shape
+),
+
+staged as (
+    insert into outbox (tenant_id, job, queue, subject_id, enqueue_at, trace_context)
+    select
+        :tenant_id, 'text_missed_call', 'urgent', r.id,
+        greatest(r.text_due_at, now() + :repair_after), :trace_context
+    from rescue as r
+    where r.status = 'queued'
+    returning id, queue
+),
+
+drafts (place, event, severity, lead_id, data) as (
+    select 1, 'telephony.call.received', 'info', s.lead_id, s.shape
+    from saved as s, turn as t where t.first_heard
+    union all
+    select 2, case when l.created then 'lead.created' else 'lead.updated' end, 'info', l.id, l.shape
+    from saved_lead as l left join known_lead as k on true
+    where l.created or l.shape - 'version' is distinct from k.shape
+    union all
+    select 3, 'telephony.call.status', 'info', s.lead_id, s.shape
+    from saved as s, turn as t where t.changed and not t.first_heard and not t.completed
+    union all
+    select 4, 'telephony.call.completed', 'info', s.lead_id, s.shape
+    from saved as s, turn as t where t.completed
+    union all
+    select 5, 'telephony.call.missed', 'warning', s.lead_id, s.shape
+    from saved as s, turn as t where t.missed
+    union all
+    select 6, 'missed_call.' || r.status, 'info', r.lead_id, r.shape from rescue as r
+)
+
+select
+    :tenant_id as tenant_id,
+    exists(select from claim) as fresh,
+    (
+        select coalesce(jsonb_agg(to_jsonb(j)), '[]')::text
+        from staged as j
+        where :text_due_at <= now()
+    ) as jobs,
+    (select epoch from heads where tenant_id = :tenant_id) as epoch,
+    (
+        select coalesce(jsonb_agg(to_jsonb(e) order by e.seq), '[]')::text
+        from append_events(
+            :tenant_id, :trace_id, (select jsonb_agg(to_jsonb(d) - 'place' order by d.place) from drafts as d)
+        ) as e
+    ) as events;
+
+-- name: get_call$
+-- One call as clients see it, as JSON text; null when the tenant has no such call.
+select call_json(c)::text from calls as c where c.tenant_id = :tenant_id and c.id = :id;
+
+-- name: list_calls
+-- A page of calls as JSON text, newest first; the cursor is the last row's (started_at, id).
+select
+    call_json(c)::text as item,
+    c.started_at as at,
+    c.id
+from calls as c
+where
+    c.tenant_id = :tenant_id
+    and (:after_at::timestamptz is null or (c.started_at, c.id) < (:after_at, :after_id::uuid))
+order by c.started_at desc, c.id desc
+limit :page_size;

@@ -1,0 +1,86 @@
+-- Missed calls and their rescue.
+
+-- name: begin_text^
+-- Begins the first text of a rescue: writes down that it is being sent, before it is. Nothing is returned when the
+-- rescue no longer wants it. `begun_before` says that an earlier attempt got this far, so that the carrier has to be
+-- asked what became of it. `{company}` in the template is the tenant's name.
+with
+rescue as (
+    select m.*, l.phone
+    from missed_calls as m
+    inner join leads as l on m.tenant_id = l.tenant_id and m.lead_id = l.id
+    where m.tenant_id = :tenant_id and m.id = :id and m.status = 'queued'
+    for update of m
+),
+
+message as (
+    insert into messages as known (
+        tenant_id, lead_id, missed_call_id, step, direction, status, sender, body
+    )
+    select :tenant_id, r.lead_id, r.id, 1, 'outbound', 'sending', :sender, replace(:template, '{company}', t.name)
+    from rescue as r, tenants as t
+    where t.id = :tenant_id
+    on conflict (tenant_id, missed_call_id, step) do update set status = known.status -- to have it returned
+    returning known.*, known.xmax <> 0 as begun_before
+)
+
+select
+    m.id::text,
+    r.phone as recipient,
+    m.body,
+    m.begun_before
+from message as m, rescue as r
+where m.status = 'sending';
+
+-- name: finish_text^
+-- Writes down that the text went out, once: closes the job and appends the events. Returns epoch and events.
+with
+closed as (
+    update outbox set state = 'done', finished_at = now(), leased_until = null
+    where tenant_id = :tenant_id and id = :job_id and state = 'open'
+),
+
+message as (
+    update messages set status = 'sent', provider_id = :provider_id, sent_at = now()
+    where tenant_id = :tenant_id and id = :message_id and status = 'sending'
+    returning messages.*, message_json(messages) as shape
+),
+
+rescue as (
+    update missed_calls as c set status = 'texted', updated_at = now(), version = c.version + 1
+    from message as m
+    where c.tenant_id = :tenant_id and c.id = m.missed_call_id and c.status = 'queued'
+    returning c.*, missed_call_json(c) as shape
+),
+
+drafts (place, event, lead_id, data) as (
+    select 1, 'telephony.sms.sent', lead_id, shape from message
+    union all
+    select 2, 'missed_call.texted', lead_id, shape from rescue
+)
+
+select
+    (select epoch from heads where tenant_id = :tenant_id) as epoch,
+    (
+        select coalesce(jsonb_agg(to_jsonb(e) order by e.seq), '[]')::text
+        from append_events(
+            :tenant_id, :trace_id, (select jsonb_agg(to_jsonb(d) - 'place' order by d.place) from drafts as d)
+        ) as e
+    ) as events;
+
+-- name: get_missed_call$
+-- One missed call as clients see it, as JSON text; null when the tenant has no such one.
+select missed_call_json(m)::text from missed_calls as m where m.tenant_id = :tenant_id and m.id = :id;
+
+-- name: list_missed_calls
+-- A page of missed calls as JSON text, newest first; the cursor is the last row's (called_at, id).
+select
+    missed_call_json(m)::text as item,
+    m.called_at as at,
+    m.id
+from missed_calls as m
+where
+    m.tenant_id = :tenant_id
+    and (:after_at::timestamptz is null or (m.called_at, m.id) < (:after_at, :after_id::uuid))
+order by m.called_at desc, m.id desc
+limit :page_size;

@@ -1,0 +1,117 @@
+-- Tenants and what leads to them. All run as ottoai_system.
+
+-- name: routed
+-- Tenants that own at least one of these identities ('kind:value') at a provider, with their signing keys.
+select
+    t.id,
+    t.name,
+    t.timezone,
+    t.hours,
+    c.current as current_key,
+    c.previous as previous_key
+from tenants as t
+left join credentials as c on t.id = c.tenant_id and c.provider = :provider and c.name = 'signing_key'
+where
+    t.id in (
+        select r.tenant_id
+        from unnest(:identities::text[]) as i (identity)
+        inner join tenant_routes as r
+            on
+                r.provider = :provider
+                and r.kind = split_part(i.identity, ':', 1)
+                and r.value = substr(i.identity, strpos(i.identity, ':') + 1)
+    );
+
+-- name: by_id^
+-- One tenant with its signing keys for a provider.
+select
+    t.id,
+    t.name,
+    t.timezone,
+    t.hours,
+    c.current as current_key,
+    c.previous as previous_key
+from tenants as t
+left join credentials as c on t.id = c.tenant_id and c.provider = :provider and c.name = 'signing_key'
+where t.id = :id;
+
+-- name: add!
+-- Registers a tenant, its head, its routes ([{provider, kind, value}]) and its credentials ([{provider, name, secret}]).
+with
+tenant as (
+    insert into tenants (id, name, timezone, hours)
+    values (:id, :name, :timezone, :hours)
+    returning id
+),
+
+head as (
+    insert into heads (tenant_id) select id from tenant
+),
+
+credential as (
+    insert into credentials (tenant_id, provider, name, current)
+    select t.id, c.provider, c.name, c.secret
+    from tenant as t, jsonb_to_recordset(:credentials::jsonb) as c (provider text, name text, secret text)
+)
+
+insert into tenant_routes (provider, kind, value, tenant_id)
+select r.provider, r.kind, r.value, t.id
+from tenant as t, jsonb_to_recordset(:routes::jsonb) as r (provider text, kind text, value text);
+
+-- name: change!
+-- Changes a tenant. A route of a kind it had is replaced; a credential that changes stays valid as the previous one.
+with
+tenant as (
+    update tenants
+    set name = :name, timezone = :timezone, hours = :hours, version = version + 1
+    where id = :id
+    returning id
+),
+
+credential as (
+    insert into credentials as known (tenant_id, provider, name, current)
+    select t.id, c.provider, c.name, c.secret
+    from tenant as t, jsonb_to_recordset(:credentials::jsonb) as c (provider text, name text, secret text)
+    on conflict (tenant_id, provider, name) do update
+        set current = excluded.current, previous = known.current, rotated_at = now()
+),
+
+new_route as (
+    select r.*
+    from jsonb_to_recordset(:routes::jsonb) as r (provider text, kind text, value text)
+),
+
+replaced as (
+    delete from tenant_routes as old
+    using new_route as new, tenant as t
+    where old.tenant_id = t.id and old.provider = new.provider and old.kind = new.kind and old.value <> new.value
+)
+
+insert into tenant_routes (provider, kind, value, tenant_id)
+select new.provider, new.kind, new.value, t.id
+from tenant as t, new_route as new
+where
+    not exists (
+        select from tenant_routes as had
+        where
+            had.tenant_id = t.id and had.provider = new.provider
+            and had.kind = new.kind and had.value = new.value
+    );
+
+-- name: every
+-- All tenants, with how far their logs have come.
+select
+    t.id,
+    t.name,
+    t.timezone,
+    t.hours,
+    t.created_at,
+    h.seq,
+    (
+        select string_agg(r.provider || ' ' || r.kind || ' ' || r.value, ', ' order by r.provider, r.kind)
+        from tenant_routes as r
+        where r.tenant_id = t.id
+    ) as routes
+from tenants as t
+inner join heads as h on t.id = h.tenant_id
+order by t.id;
