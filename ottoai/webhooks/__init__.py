@@ -1,0 +1,1 @@
+"""Deliveries of providers: read (one pure module a provider) and received (receive)."""

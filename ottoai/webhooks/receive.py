@@ -1,0 +1,212 @@
+"""The story of one delivery, from its bytes to its commit. Reads top to bottom; knows no HTTP.
+
+    route it → check its signature with that tenant's key → understand it → commit it → tell
+
+Telling (the bus, the queue) follows the commit and may be lost without harm.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import msgspec
+
+from ottoai import trace
+from ottoai.config import Config
+from ottoai.db import Database, Row, Session, queries
+from ottoai.domain import calls, hours, tenants
+from ottoai.domain.events import Appended
+from ottoai.domain.tenants import Tenant
+from ottoai.errors import BadSignature, InvalidInput, StoreUnavailable
+from ottoai.queue import Waker
+from ottoai.realtime.bus import Bus
+from ottoai.webhooks import callrail
+from ottoai.webhooks.delivery import Delivery, Raw
+
+PROVIDERS: Final = {callrail.NAME: callrail}
+DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in development
+
+# Deliveries kept for companies that nobody has added: enough for a day's mistake, too few to fill a disk.
+UNCLAIMED_BOUND: Final = 5_000
+
+ROUTES_KEPT: Final = 5.0  # seconds that a routing answer is reused; a wrong signature asks again at once
+ROUTES_BOUND: Final = 10_000
+
+Status = Literal["processed", "duplicate_ignored", "quarantined", "unclaimed"]
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a delivery."""
+
+    status: Status
+    provider: str
+    kind: str
+    external_id: str | None = None
+    tenant_id: str | None = None
+    detail: str | None = None
+
+
+class Directory:
+    """Whose delivery is it? Remembers the answers for a moment, since the same companies call all day."""
+
+    def __init__(self, system: Session) -> None:
+        self._system = system
+        self._kept: dict[tuple[str, ...], tuple[float, tuple[Tenant, ...]]] = {}
+
+    async def find(self, provider: str, identities: Sequence[str], *, fresh: bool = False) -> tuple[Tenant, ...]:
+        """The tenants these identities belong to; unknown ones are asked for anew each time."""
+        key = (provider, *identities)
+        until, known = self._kept.get(key, (0.0, ()))
+        if known and not fresh and time.monotonic() < until:
+            return known
+        found = await tenants.routed(self._system, provider, identities)
+        if len(self._kept) >= ROUTES_BOUND:
+            self._kept.clear()
+        self._kept[key] = (time.monotonic() + ROUTES_KEPT, found)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """What receiving needs."""
+
+    config: Config
+    db: Database
+    bus: Bus
+    waker: Waker
+    directory: Directory = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Directory(self.db.system()))
+
+
+async def receive(ingest: Ingest, raw: Raw) -> Receipt:
+    """Take one delivery in, once. Raises BadSignature, InvalidInput, StoreUnavailable; when it returns, the delivery
+    is stored."""
+    identities = _identities(raw)
+    tenant = await _claimed(ingest, raw, identities)
+    if tenant is None:
+        return await _keep_unclaimed(ingest.db.system(), raw, identities)
+    try:
+        delivery = PROVIDERS[raw.provider].parse(raw)
+    except InvalidInput as error:
+        return await _quarantine(ingest, tenant, raw, error.detail)
+    return await _record(ingest, tenant, raw, delivery)
+
+
+def _identities(raw: Raw) -> tuple[str, ...]:
+    try:
+        return PROVIDERS[raw.provider].identify(raw)
+    except InvalidInput:
+        # Its hook path still tells whose it is, so that it can be kept if it is genuine.
+        if raw.hook:
+            return (f"hook:{raw.hook}",)
+        raise
+
+
+async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Tenant | None:
+    """The tenant whose key signed this; None when nobody has added its company. Raises BadSignature, InvalidInput."""
+    provider = PROVIDERS[raw.provider]
+    for fresh in (False, True):
+        found = await ingest.directory.find(raw.provider, identities, fresh=fresh) if identities else ()
+        if len(found) == 1 and provider.verify(raw, found[0].keys):
+            return found[0]
+    if not provider.signed(raw) and ingest.config.development and all(tenant.id == DEMO for tenant in found):
+        raw.json_object()
+        return await tenants.by_id(ingest.db.system(), DEMO, raw.provider)
+    if len(found) > 1:
+        raise BadSignature("The delivery names more than one company.")
+    if found:
+        raise BadSignature
+    if raw.hook:
+        raise BadSignature("No company has this hook path.")
+    if not identities:
+        raise InvalidInput("company_id: is missing, and so is every other field that tells whose delivery this is")
+    return None
+
+
+async def _record(ingest: Ingest, tenant: Tenant, raw: Raw, delivery: Delivery) -> Receipt:
+    facts = delivery.report.facts
+    recorded = await calls.record(
+        ingest.db.one(tenant.id),
+        delivery.report,
+        hours.first_text_at(raw.received_at, tenant.hours, facts.customer_phone),
+        raw.received_at,
+        variant=delivery.variant,
+        **_as_columns(raw),
+    )
+    ingest.bus.publish(recorded.appended)
+    ingest.waker.wake([(job.id, job.queue) for job in recorded.jobs])
+    status: Status = "processed" if recorded.fresh else "duplicate_ignored"
+    return Receipt(status, raw.provider, raw.kind, delivery.external_id, tenant.id)
+
+
+async def _quarantine(ingest: Ingest, tenant: Tenant, raw: Raw, error: str) -> Receipt:
+    digest = hashlib.sha256(raw.body).hexdigest()[:32]
+    row = await queries().deliveries.quarantine(
+        ingest.db.one(tenant.id), external_id="", variant=digest, error=error, **_as_columns(raw)
+    )
+    ingest.bus.publish(Appended.of(tenant.id, row))
+    status: Status = "quarantined" if row["fresh"] else "duplicate_ignored"
+    return Receipt(status, raw.provider, raw.kind, None, tenant.id, error)
+
+
+async def _keep_unclaimed(system: Session, raw: Raw, identities: tuple[str, ...]) -> Receipt:
+    columns = _as_columns(raw)
+    kept = await queries().deliveries.keep_unclaimed(
+        system,
+        provider=raw.provider,
+        kind=raw.kind,
+        identities=list(identities),
+        headers=columns["headers"],
+        body=raw.body,
+        received_at=raw.received_at,
+        bound=UNCLAIMED_BOUND,
+    )
+    if kept is None:
+        raise StoreUnavailable("No company has been added for this delivery, and too many such are waiting.")
+    return Receipt("unclaimed", raw.provider, raw.kind, detail="Nobody has added this company yet; the delivery is kept.")
+
+
+async def replay_unclaimed(ingest: Ingest, tenant_id: str) -> dict[str, int]:
+    """Receive what came for a tenant before it was added, oldest first; returns how many ended how."""
+    tally: dict[str, int] = {}
+    system = ingest.db.system()
+    for row in [row async for row in queries().deliveries.unclaimed_of(system, tenant=tenant_id)]:
+        try:
+            status: str = (await receive(ingest, _as_raw(row))).status
+        except (BadSignature, InvalidInput) as error:
+            status = error.type
+        if status != "unclaimed":
+            await queries().deliveries.release_unclaimed(system, id=row["id"])
+        tally[status] = tally.get(status, 0) + 1
+    return tally
+
+
+def _as_columns(raw: Raw) -> dict[str, object]:
+    return {
+        "provider": raw.provider,
+        "kind": raw.kind,
+        "headers": msgspec.json.encode(raw.headers).decode(),
+        "body": raw.body,
+        "trace_id": trace.trace_id(),
+        "trace_context": trace.traceparent(),
+    }
+
+
+def _as_raw(row: Row) -> Raw:
+    return Raw(
+        provider=row["provider"],
+        kind=row["kind"],
+        hook="",
+        headers=row["headers"],
+        body=bytes(row["body"]),
+        received_at=row["received_at"],
+    )
+
+
+def wanted_headers(provider: str) -> Iterable[str]:
+    """The headers that are kept of a delivery; no other is, since some carry secrets."""
+    return PROVIDERS[provider].HEADERS
