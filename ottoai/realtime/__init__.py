@@ -1,0 +1,1 @@
+"""Live events: hints between processes (bus), ordering and repair (hub), sockets (connection)."""

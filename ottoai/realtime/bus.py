@@ -1,0 +1,141 @@
+"""Hints between processes: Redis pub/sub tells that a tenant's log grew, and carries what was added.
+
+A hint may be lost, repeated or late without harm; the log is the truth and the hub compares with it. Nothing here
+waits for Redis on behalf of a caller.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from ottoai.domain.events import Appended
+
+log = logging.getLogger(__name__)
+
+PREFIX = "hint:"
+OUTBOX_SIZE = 10_000  # hints waiting for Redis; past that the oldest go, and receivers read the log instead
+BATCH = 200  # hints published in one round trip
+PING_EVERY = 2.0
+SILENCE = 5.0  # a link that did not even answer a ping for so long is dead, whatever TCP says
+RECONNECT = 0.5
+
+Listener = Callable[[Appended], None]
+
+
+class Hint(msgspec.Struct, frozen=True):
+    """What travels: who sent it (so that a process knows its own) and what was appended."""
+
+    origin: str
+    appended: Appended
+
+
+class Bus:
+    """One process's end of the bus. `listener` hears what others, and this process, published."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self.listener: Listener | None = None
+        self.up = False  # whether the subscription is believed to work
+        self._client = client
+        self._origin = uuid4().hex
+        self._waiting: asyncio.Queue[Appended] = asyncio.Queue(OUTBOX_SIZE)
+
+    def publish(self, appended: Appended) -> None:
+        """Tell everyone: this process's own listener at once, the others through Redis."""
+        if not appended.events:
+            return
+        if self.listener:
+            self.listener(appended)
+        if self._waiting.full():
+            self._waiting.get_nowait()
+        self._waiting.put_nowait(appended)
+
+    async def send_once(self) -> None:
+        """Publish what is waiting, in one round trip. What Redis does not take is dropped: the log has it."""
+        batch = [await self._waiting.get()]
+        while not self._waiting.empty() and len(batch) < BATCH:
+            batch.append(self._waiting.get_nowait())
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for appended in batch:
+                    hint = msgspec.json.encode(Hint(self._origin, appended))
+                    pipe.publish(PREFIX + appended.tenant_id, hint)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            log.debug("Hints not published", extra={"count": len(batch), "error": repr(error)})
+
+    async def send(self) -> None:
+        """Publish for ever."""
+        while True:
+            await self.send_once()
+
+    async def drain(self, seconds: float) -> None:
+        """Publish what is waiting before the process ends, for at most so long."""
+        deadline = time.monotonic() + seconds
+        while not self._waiting.empty() and time.monotonic() < deadline:
+            await self.send_once()
+
+    async def listen(self) -> None:
+        """Hear for ever, reconnecting whenever the link is lost or silent."""
+        while True:
+            try:
+                async with self._client.pubsub() as pubsub:
+                    await self._hear(pubsub)
+            except (RedisError, OSError, TimeoutError) as error:
+                if self.up:
+                    log.warning("Redis pub/sub lost; events come from the log", extra={"error": repr(error)})
+                self.up = False
+                await asyncio.sleep(RECONNECT)
+
+    async def _hear(self, pubsub: "redis.asyncio.client.PubSub") -> None:
+        await pubsub.psubscribe(PREFIX + "*")
+        heard = pinged = time.monotonic()
+        while True:
+            message = await pubsub.get_message(timeout=PING_EVERY)
+            now = time.monotonic()
+            if message is not None:
+                heard = now
+                if not self.up:
+                    self.up = True
+                    log.info("Redis pub/sub connected")
+                if message["type"] == "pmessage":
+                    self._deliver(message["data"])
+            if now - heard > SILENCE:
+                raise TimeoutError(f"nothing heard for {SILENCE} s")
+            if now - pinged >= PING_EVERY:
+                await pubsub.ping()
+                pinged = now
+
+    def _deliver(self, data: bytes) -> None:
+        try:
+            hint = _decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            log.warning("A hint was not understood", extra={"error": str(error)})
+            return
+        if hint.origin != self._origin and self.listener:
+            self.listener(hint.appended)
+
+
+_decoder = msgspec.json.Decoder(Hint)
+
+
+@asynccontextmanager
+async def open_bus(client: redis.asyncio.Redis, *, listen: bool) -> AsyncIterator[Bus]:
+    """A running bus; a process that serves no sockets only sends."""
+    bus = Bus(client)
+    tasks = [asyncio.create_task(bus.send(), name="bus-send")]
+    if listen:
+        tasks.append(asyncio.create_task(bus.listen(), name="bus-listen"))
+    try:
+        yield bus
+    finally:
+        await bus.drain(1.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,192 @@
+"""Every message of the protocol `ottoai.v1`, named by direction, and how one becomes a WebSocket frame.
+
+Text frames with one JSON object each (RFC 6455). Timestamps are RFC 3339 in UTC.
+"""
+
+import struct
+from datetime import datetime
+from typing import ClassVar, Final, Literal
+
+import msgspec
+
+from ottoai.domain.events import Event, Severity
+
+PROTOCOL: Final = "ottoai.v1"
+MAX_MESSAGE: Final = 32 * 1024  # bytes a client may send in one message
+
+
+class CloseCode:
+    """Why the server closes, and what the client should do."""
+
+    BAD_MESSAGES: ClassVar[int] = 4400  # stop: the client is broken
+    UNAUTHENTICATED: ClassVar[int] = 4401  # get a new token, then reconnect
+    FORBIDDEN: ClassVar[int] = 4403  # stop
+    STALE: ClassVar[int] = 4408  # reconnect now
+    STUCK: ClassVar[int] = 4409  # reconnect now and resume
+    RESTARTING: ClassVar[int] = 1012  # reconnect after the delay that was announced
+
+
+class ClientIn(msgspec.Struct, frozen=True, tag_field="type"):
+    """What a client sends."""
+
+
+class Auth(ClientIn, frozen=True, tag="auth"):
+    """A token: first of all when the connection brought none, or later to go on past the old one's expiry."""
+
+    token: str
+
+
+class Subscribe(ClientIn, frozen=True, tag="subscribe"):
+    """Join a channel; with `since` ("epoch.seq", or a bare number for the current epoch) also what came after it."""
+
+    channel: str
+    since: str | int | None = None
+
+
+class Unsubscribe(ClientIn, frozen=True, tag="unsubscribe"):
+    """Leave a channel."""
+
+    channel: str
+
+
+class Ping(ClientIn, frozen=True, tag="ping"):
+    """Ask for a pong."""
+
+
+Incoming = Auth | Subscribe | Unsubscribe | Ping
+
+
+class ServerOut(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
+    """What the server sends."""
+
+
+class Welcome(ServerOut, frozen=True, tag="welcome"):
+    """The connection is authenticated. `seq` is the head of the tenant's log."""
+
+    connection_id: str
+    tenant_id: str
+    user_id: str
+    epoch: int
+    seq: int
+    heartbeat_seconds: int
+    expires_at: datetime
+    ts: datetime
+
+
+class SubscribeResult(ServerOut, frozen=True, tag="subscribe_result"):
+    """Whether a channel was joined, and at which number. `recovered` answers `since`: true, all that came after it
+    follows (`replayed` events); false, the log cannot tell and the client should load afresh; null, nothing was asked."""
+
+    channel: str
+    success: bool
+    epoch: int
+    seq: int
+    recovered: bool | None = None
+    replayed: int = 0
+    error: str | None = None
+
+
+class UnsubscribeResult(ServerOut, frozen=True, tag="unsubscribe_result"):
+    """Whether a channel was left."""
+
+    channel: str
+    success: bool
+    epoch: int
+    seq: int
+    error: str | None = None
+
+
+class Pong(ServerOut, frozen=True, tag="pong"):
+    """Answers a ping."""
+
+    ts: datetime
+
+
+class Error(ServerOut, frozen=True, tag="error"):
+    """A message was not understood or not granted."""
+
+    code: str
+    message: str
+    retry_after: int | None = None
+
+
+class AuthExpiring(ServerOut, frozen=True, tag="auth_expiring"):
+    """The token runs out soon: send another."""
+
+    expires_at: datetime
+
+
+class Reconnect(ServerOut, frozen=True, tag="reconnect"):
+    """This process is about to stop: connect again after so long."""
+
+    after_ms: int
+
+
+class Envelope(ServerOut, frozen=True, tag="event", omit_defaults=True):
+    """An event. Durable ones have the number they stand at in the tenant's log; transient ones have null."""
+
+    version: str
+    event: str
+    seq: int | None
+    ts: datetime
+    severity: Severity
+    trace_id: str
+    tenant_id: str
+    lead_id: str | None = None
+    user_id: str | None = None
+    data: msgspec.Raw
+
+
+class BufferDropped(msgspec.Struct, frozen=True):
+    """Data of `system.buffer_dropped`: events of these numbers are lost to this client, for good."""
+
+    from_seq: int
+    to_seq: int
+
+
+Outgoing = (
+    Welcome | SubscribeResult | UnsubscribeResult | Pong | Error | AuthExpiring | Reconnect | Envelope
+)  # fmt: skip
+
+_decoder = msgspec.json.Decoder(Incoming)
+_encoder = msgspec.json.Encoder()
+
+PING_FRAME: Final = b"\x89\x00"
+
+
+def decode(data: str | bytes) -> Incoming:
+    """Read a client's message. Raises msgspec.MsgspecError."""
+    return _decoder.decode(data)
+
+
+def encode(message: Outgoing) -> bytes:
+    """A message as a complete frame."""
+    return frame(_encoder.encode(message))
+
+
+def encode_event(event: Event) -> bytes:
+    """An event as a complete frame: encoded once, written to every socket as it is."""
+    return encode(
+        Envelope(
+            version="1",
+            event=event.event,
+            seq=event.seq,
+            ts=event.ts,
+            severity=event.severity,
+            trace_id=event.trace_id,
+            tenant_id=event.tenant_id,
+            lead_id=event.lead_id,
+            user_id=event.user_id,
+            data=event.data,
+        )
+    )
+
+
+def frame(payload: bytes, opcode: Literal[1, 10] = 1) -> bytes:
+    """An unmasked, unfragmented frame (RFC 6455 5.2): opcode 1 is text, 10 a pong."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x80 | opcode, size)) + payload
+    if size < 65536:
+        return struct.pack("!BBH", 0x80 | opcode, 126, size) + payload
+    return struct.pack("!BBQ", 0x80 | opcode, 127, size) + payload
