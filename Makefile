@@ -1,0 +1,81 @@
+# Every command of this project. `make help` lists them from the `##` comments.
+# A colon in a target's name is written `\:` and called as it reads: `make smoke:realtime`.
+
+PYTHON ?= python3
+BASE   ?= http://127.0.0.1:8080
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Touched last, so a build that was interrupted is done again.
+STAMP  := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+# Recipes run one after the other even under -j: two of them at once would fight over .venv and ports.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:  ## List the targets
+	@sed -nE 's/^([a-z\\:-]+): .*## (.*)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | tr -d '\\' \
+	  | while IFS='|' read -r name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
+
+run: $(STAMP)  ## Start everything: PostgreSQL, Redis, api, worker, beat, dashboard (PORT, DASHBOARD_PORT, DATA_DIR)
+	@exec $(BIN)/python -m ottoai dev
+
+demo: $(STAMP)  ## With `make run` up: send a missed call and watch what follows
+	@exec $(BIN)/python scripts/demo.py
+
+test: $(STAMP)  ## Run all tests on servers of their own (ARGS="-k name" to choose)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## Check style, types, imports and SQL
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
+	$(BIN)/python -m scripts.bench $(WHAT)
+
+smoke\:realtime: $(STAMP)  ## Check WebSocket and events of the service at BASE (TOKEN, DEV_KEY)
+	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smoke_realtime.sh
+
+smoke\:foundations: $(STAMP)  ## Check health, limits, webhooks and metrics of the service at BASE (TOKEN, DEV_KEY)
+	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smoke_foundations.sh
+
+metrics\:snapshot: $(STAMP)  ## Print the figures of the service at BASE beside their healthy values
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/metrics_snapshot.sh '$(BASE)'
+
+verify\:foundations: $(STAMP)  ## Tests, lint, and whether every generated file is current; needs no server
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/verify_foundations.sh
+
+lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
+	for name in requirements requirements-build; do \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(ARGS) \
+	    $$name.in -o $$name.lock || exit 1; \
+	done
+
+clean:  ## Remove what can be made again: .venv and caches (the data in .data stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The environment, from the lock alone. uv takes half of pip's time (16 s against 33 s with a warm cache), but reads
+# no pip.conf: a machine that gets its packages from an index of its own is served by pip, as is one where uv fails.
+$(STAMP): requirements.lock requirements-build.lock
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: $(PYTHON) is not there." \
+	  "Install it (Debian, Ubuntu: apt-get install python3 python3-venv) or say PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed;" \
+	  "$(PYTHON) is $$($(PYTHON) -V). Say PYTHON=python3.12, for instance." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) comes without venv." \
+	  "Install it first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@echo "Making $(VENV) from requirements.lock (once; a minute with an empty package cache)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
+	@{ ! $(BIN)/python -m pip config list | grep -qE '\.(index-url|no-index)=' \
+	  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --require-hashes --no-build-isolation \
+	       --compile-bytecode -r requirements.lock; } \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation \
+	       -r requirements.lock
+	@touch $@
+
+.PHONY: help run demo test lint bench smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations lock clean
