@@ -1,0 +1,196 @@
+"""Traces: where a request came from and what it set off, across processes.
+
+A trace id always exists inside `span`, so that every log line, error, event and job can carry it; spans are recorded
+and sent (OTLP over HTTP) only where an endpoint is configured. The only importer of OpenTelemetry. What goes into a
+span never includes a query string, a raw path or the text of an exception: those hold tokens, secret hooks and phones.
+"""
+
+import os
+import random
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ottoai.config import Config
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.util.types import Attributes
+
+__all__ = ["SpanKind", "flush", "setup", "span", "trace_id", "traceparent"]
+
+EXCLUDED_URLS: Final = "^/(health|ready|metrics|ws)$"  # probes say nothing; a WebSocket is not one request
+EXPORT_TIMEOUT_SECONDS: Final = 3.0  # of one batch, its retries included
+EXIT_SECONDS: Final = 3.0  # what is not sent by then is given up: an absent collector must not hold up the exit
+PRIVATE_ATTRIBUTES: Final = frozenset({"url.query", "url.path", "url.full", "http.target", "http.url"})
+
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+
+
+class _State:
+    """The one provider of this process, while `setup` is open. Module state, because a span may begin anywhere."""
+
+    provider: "TracerProvider | None" = None
+
+
+@contextmanager
+def setup(config: Config, service: str) -> Iterator[None]:
+    """Record and send spans while open, if an endpoint is configured; flush at the end.
+
+    Enter it before the first `web.Application` is made (that class is replaced by an instrumented one), and give that
+    application its middlewares as a list: the instrumentation puts its own in front and fails on a tuple.
+    """
+    if not config.otel_endpoint:
+        yield
+        return
+    # Read by the instrumentation itself, and by nothing else: it knows no argument for these two.
+    os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http"
+    os.environ["OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS"] = EXCLUDED_URLS
+    from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
+
+    exporter = _exporter(config.otel_endpoint.rstrip("/"))
+    provider = _State.provider = _provider(config, service, exporter)
+    instrumentor = AioHttpServerInstrumentor()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # aiohttp about the subclass made here
+        instrumentor.instrument(tracer_provider=provider)
+    try:
+        yield
+    finally:
+        instrumentor.uninstrument()
+        _State.provider = None
+        give_up = threading.Timer(EXIT_SECONDS, exporter.shutdown)
+        give_up.daemon = True
+        give_up.start()
+        provider.shutdown()
+        give_up.cancel()
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    traceparent: str | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, str | int | float | bool] | None = None,
+) -> Iterator[Span]:
+    """One step of a trace: of the W3C `traceparent` where given and valid, else of the current one, else of a new one.
+
+    An exception that passes marks the span as failed, with the exception's type and not its text.
+    """
+    parent = context.get_current() if traceparent is None else _continued(traceparent)
+    started = _started(name, parent, kind, attributes)
+    token = context.attach(trace.set_span_in_context(started, parent))
+    try:
+        yield started
+    except Exception as error:
+        started.set_status(Status(StatusCode.ERROR))
+        started.set_attribute("error.type", type(error).__qualname__)
+        raise
+    finally:
+        context.detach(token)
+        started.end()
+
+
+def trace_id() -> str:
+    """The current trace id, 32 hexadecimal digits; "" outside of any span."""
+    current = trace.get_current_span().get_span_context()
+    return f"{current.trace_id:032x}" if current.is_valid else ""
+
+
+def traceparent() -> str:
+    """The current position as W3C traceparent, to be stored and given to `span` elsewhere; "" outside of any span."""
+    current = trace.get_current_span().get_span_context()
+    if not current.is_valid:
+        return ""
+    return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags & TraceFlags.SAMPLED:02x}"
+
+
+def flush(seconds: float = 1.0) -> None:
+    """Send what is recorded now: for a forked child, whose spans would vanish with it."""
+    if _State.provider:
+        _State.provider.force_flush(int(seconds * 1000))
+
+
+def _continued(given: str) -> Context:
+    return _PROPAGATOR.extract({"traceparent": given}, context=Context())
+
+
+def _started(
+    name: str, parent: Context, kind: SpanKind, attributes: Mapping[str, str | int | float | bool] | None
+) -> Span:
+    if _State.provider:
+        return _State.provider.get_tracer("ottoai").start_span(name, parent, kind, attributes)
+    above = trace.get_current_span(parent).get_span_context()
+    return NonRecordingSpan(
+        SpanContext(
+            trace_id=above.trace_id or random.getrandbits(128) or 1,
+            span_id=random.getrandbits(64) or 1,
+            is_remote=False,
+            trace_flags=above.trace_flags,
+        )
+    )
+
+
+# What follows imports where needed: without an endpoint no process pays memory and start-up time for the SDK.
+def _exporter(endpoint: str) -> "SpanExporter":
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(
+        endpoint=endpoint if endpoint.endswith("/v1/traces") else f"{endpoint}/v1/traces",
+        timeout=EXPORT_TIMEOUT_SECONDS,
+    )
+
+
+def _provider(config: Config, service: str, exporter: "SpanExporter") -> "TracerProvider":
+    """The provider, with every choice given: what the environment says otherwise does not count."""
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(
+        sampler=_sampler(config.otel_ratio),
+        resource=Resource({"service.name": service, "deployment.environment.name": config.environment}),
+        span_limits=SpanLimits(max_events=0),  # an event is an exception's text and frames: the log has them, redacted
+        shutdown_on_exit=False,
+    )
+    provider.add_span_processor(
+        BatchSpanProcessor(
+            exporter,
+            max_queue_size=2048,
+            schedule_delay_millis=5000,
+            max_export_batch_size=512,
+            export_timeout_millis=EXPORT_TIMEOUT_SECONDS * 1000,
+        )
+    )
+    return provider
+
+
+def _sampler(ratio: float) -> "Sampler":
+    from opentelemetry.sdk.trace.sampling import ParentBased, SamplingResult, TraceIdRatioBased
+
+    class Private(ParentBased):
+        """Samples by the parent, else by the trace id; the one place where attributes can still be taken back."""
+
+        def should_sample(
+            self,
+            parent_context: Context | None,
+            trace_id: int,
+            name: str,
+            kind: SpanKind | None = None,
+            attributes: "Attributes" = None,
+            *rest: Any,
+        ) -> SamplingResult:
+            allowed = {key: value for key, value in (attributes or {}).items() if key not in PRIVATE_ATTRIBUTES}
+            return super().should_sample(parent_context, trace_id, name, kind, allowed, *rest)
+
+    return Private(TraceIdRatioBased(ratio))

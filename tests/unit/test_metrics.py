@@ -1,0 +1,161 @@
+"""What the facade promises: declared names and labels only, nothing lost, a text that always parses."""
+
+import os
+import re
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ottoai import metrics
+from ottoai.instruments import MAX_SERIES, Instrument
+from ottoai.metrics import Metrics
+from tests.unit.exposition import parse
+
+
+@pytest.fixture
+def figures() -> Metrics:
+    return Metrics(version="1.2.3")
+
+
+def test_every_metric_is_an_attribute_of_its_own_name(figures):
+    declared = {name: value for name, value in vars(figures).items() if isinstance(value, Instrument)}
+    assert len(declared) > 40
+    assert all(name == value.name for name, value in declared.items())
+    assert all(f"| `{name}` |" in metrics.table() for name in declared)
+
+
+def test_no_label_names_a_tenant_or_is_one_that_aioprometheus_refuses(figures):
+    labels = {label for value in vars(figures).values() if isinstance(value, Instrument) for label in value.labels}
+    assert not labels & {"tenant", "tenant_id", "user_id", "job", "le", "proc"}
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {"method": "GET"}, {"method": "GET", "path": "/"}, {"method": "", "route": "", "x": ""}]
+)
+def test_undeclared_labels_are_refused(figures, labels):
+    with pytest.raises(TypeError):
+        figures.http_request_duration_seconds.observe(1, **labels)
+    with pytest.raises(TypeError):
+        figures.ws_messages_sent_total.inc(reason="x")
+    with pytest.raises(TypeError):
+        figures.ws_connections.set(1, **{**labels, "more": "x"})
+
+
+@pytest.mark.parametrize("amount", [-1, float("nan")])
+def test_a_counter_only_grows(figures, amount):
+    with pytest.raises(ValueError, match="cannot grow"):
+        figures.ws_messages_sent_total.inc(amount)
+
+
+def test_series_that_can_be_known_are_there_from_the_start(figures):
+    values = parse(figures.render()).values
+    assert values["ws_messages_sent_total", frozenset()] == 0
+    assert values["ws_connections", frozenset()] == 0
+    assert values["webhook_requests_total", frozenset({("provider", "callrail"), ("outcome", "failed")})] == 0
+    assert values["event_e2e_latency_seconds_count", frozenset()] == 0
+    assert not [name for name, _ in values if name in ("outbox_open", "worker_task_total")]
+
+    figures.worker_task_total.zero(task="follow_up", queue="default")
+    values = parse(figures.render()).values
+    labels = {("task", "follow_up"), ("queue", "default"), ("status", "failure")}
+    assert values["worker_task_total", frozenset(labels)] == 0
+    with pytest.raises(TypeError):
+        figures.worker_task_total.zero(task="follow_up")
+    with pytest.raises(TypeError):
+        figures.worker_task_total.zero(job="follow_up")
+
+
+def test_buckets_are_cumulative_and_their_bounds_inclusive(figures):
+    for value in (0.025, 0.026, 3.0, 99.0):
+        figures.event_e2e_latency_seconds.observe(value)
+    values = parse(figures.render()).values
+
+    def bucket(bound: str) -> float:
+        return values["event_e2e_latency_seconds_bucket", frozenset({("le", bound)})]
+
+    assert [bucket(b) for b in ("0.01", "0.025", "0.05", "2.0", "5.0", "+Inf")] == [0, 1, 2, 2, 3, 4]
+    assert values["event_e2e_latency_seconds_sum", frozenset()] == pytest.approx(102.051)
+
+
+def test_the_promised_edges_are_edges():
+    assert {0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0} <= set(metrics.EVENT_BOUNDS)
+
+
+def test_a_gauge_forgets_what_is_gone(figures):
+    figures.rq_queue_length.set(3, queue="old")
+    figures.rq_queue_length.replace([({"queue": "default"}, 7)])
+    queues = {
+        labels: value for (name, labels), value in parse(figures.render()).values.items() if name == "rq_queue_length"
+    }
+    assert queues == {frozenset({("queue", "default")}): 7}
+
+
+def test_the_process_describes_itself(figures):
+    values = parse(figures.render()).values
+    assert values["process_resident_memory_bytes", frozenset()] > 1e6
+    assert values["process_cpu_seconds_total", frozenset()] > 0
+    assert values["process_open_fds", frozenset()] > 2
+    (build,) = [dict(labels) for name, labels in values if name == "build_info"]
+    assert build["version"] == "1.2.3"
+    assert re.fullmatch(r"3\.\d+\.\d+", build["python"])
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_any_label_value_comes_back(values):
+    figures = Metrics(version="")
+    for value in values:
+        figures.cross_tenant_access_attempts_total.inc(route=value)
+        figures.worker_task_wait_seconds.observe(0.1, queue=value)
+    parsed = parse(figures.render()).values
+    for value in values:
+        seen = value.encode("utf-8", "replace").decode()
+        assert parsed["cross_tenant_access_attempts_total", frozenset({("route", seen)})] >= 1
+        assert parsed["worker_task_wait_seconds_count", frozenset({("queue", seen)})] >= 1
+
+
+def test_a_clients_words_cannot_fill_the_memory(figures):
+    for number in range(MAX_SERIES + 50):
+        figures.cross_tenant_access_attempts_total.inc(route=f"/{number}")
+    values = {labels: v for (name, labels), v in parse(figures.render()).values.items() if name.startswith("cross_")}
+    assert len(values) == MAX_SERIES + 1
+    assert values[frozenset({("route", "other")})] == 50
+
+
+def test_threads_lose_no_count(figures):
+    def count() -> None:
+        for _ in range(5000):
+            figures.ws_messages_sent_total.inc()
+            figures.event_e2e_latency_seconds.observe(0.1)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    figures.render()
+    for thread in threads:
+        thread.join()
+    values = parse(figures.render()).values
+    assert values["ws_messages_sent_total", frozenset()] == 20_000
+    assert values["event_e2e_latency_seconds_count", frozenset()] == 20_000
+
+
+def test_a_forked_child_can_count_while_a_thread_of_its_parent_did(figures):
+    stop = threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            figures.ws_messages_sent_total.inc()
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if not child:  # a closed lock would stop it here, until the time limit of the test
+                figures.ws_messages_sent_total.inc()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,176 @@
+"""Traces that reach a real OTLP receiver, go on in another process, and tell no query string; and none at all."""
+
+import asyncio
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from ottoai import trace
+from ottoai.config import Config
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def config(endpoint: str = "", ratio: str = "1") -> Config:
+    return Config.load(
+        {
+            "ENVIRONMENT": "test",
+            "DATABASE_URL": "postgresql://localhost/x",
+            "REDIS_URL": "redis://localhost",
+            "JWT_SECRET": "x" * 32,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_TRACES_SAMPLER_ARG": ratio,
+        }
+    )
+
+
+class Collector:
+    """A small OTLP receiver: it keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.paths: set[str] = set()
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                collector.paths.add(self.path)
+                collector.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def spans(self) -> dict:
+        requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
+        resources = [resource for request in requests for resource in request.resource_spans]
+        return {span.name: span for resource in resources for scope in resource.scope_spans for span in scope.spans}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    receiver = Collector()
+    thread = threading.Thread(target=receiver.server.serve_forever)
+    thread.start()
+    yield receiver
+    receiver.server.shutdown()
+    thread.join()
+    receiver.server.server_close()
+
+
+def test_without_an_endpoint_there_is_an_id_and_nothing_else():
+    before = web.Application
+    with trace.setup(config(), "api"):
+        assert web.Application is before
+        assert trace.trace_id() == trace.traceparent() == ""
+        with trace.span("outer") as span:
+            outer = trace.trace_id()
+            assert not span.is_recording()
+            assert re.fullmatch("[0-9a-f]{32}", outer)
+            assert re.fullmatch(f"00-{outer}-[0-9a-f]{{16}}-00", trace.traceparent())
+            with trace.span("inner"):
+                assert trace.trace_id() == outer
+            with trace.span("elsewhere", traceparent=PARENT):
+                assert trace.trace_id() == TRACE
+                assert trace.traceparent().endswith("-01")
+                assert trace.traceparent() != PARENT
+            assert trace.trace_id() == outer
+        with trace.span("another"):
+            assert trace.trace_id() != outer
+        assert trace.trace_id() == ""
+        trace.flush()
+
+
+@pytest.mark.parametrize("given", ["", "nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "\n", PARENT[:-1]])
+def test_a_bad_traceparent_begins_a_new_trace(given):
+    with trace.span("x", traceparent=given):
+        assert re.fullmatch("[0-9a-f]{32}", trace.trace_id())
+        assert trace.trace_id() != TRACE
+
+
+async def test_tasks_keep_their_own_traces():
+    async def one() -> set[str]:
+        with trace.span("x"):
+            first = trace.trace_id()
+            await asyncio.sleep(0)
+            return {first, trace.trace_id()}
+
+    found = await asyncio.gather(*(one() for _ in range(5)))
+    assert all(len(ids) == 1 for ids in found)
+    assert len(set.union(*found)) == 5
+
+
+async def test_a_request_is_sent_and_its_job_goes_on_with_its_trace(collector):
+    stored = []
+
+    async def handler(request: web.Request) -> web.Response:
+        stored.append(trace.traceparent())
+        if request.query.get("fail"):
+            raise ValueError("the phone is +14155550100")
+        return web.Response(text=trace.trace_id())
+
+    with trace.setup(config(collector.url), "ottoai-api"):
+        app = web.Application(middlewares=[])
+        app.router.add_get("/call-rail/{hook}", handler)
+        app.router.add_get("/health", handler)
+        app.router.add_get("/broken", handler)
+        async with TestServer(app) as server, ClientSession(headers={"traceparent": PARENT}) as client:
+            answer = await client.get(server.make_url("/call-rail/secrethook?token=secretquery&a=1"))
+            assert await answer.text() == TRACE
+            answer = await client.get(server.make_url("/health"))
+            assert await answer.text() == ""
+            assert (await client.get(server.make_url("/broken?fail=1"))).status == 500
+        with trace.span("job", traceparent=stored[0], kind=trace.SpanKind.CONSUMER, attributes={"queue": "default"}):
+            assert trace.trace_id() == TRACE
+    assert web.Application.__name__ == "Application"
+
+    spans = collector.spans()
+    assert spans.keys() == {"GET /call-rail/{hook}", "GET /broken", "job"}
+    assert collector.paths == {"/v1/traces"}
+    request, job = spans["GET /call-rail/{hook}"], spans["job"]
+    assert request.trace_id.hex() == job.trace_id.hex() == TRACE
+    assert request.parent_span_id.hex() == PARENT.split("-")[2]
+    assert job.parent_span_id == request.span_id
+    attributes = {each.key for each in request.attributes}
+    assert {"http.route", "http.request.method", "http.response.status_code"} <= attributes
+    assert not attributes & trace.PRIVATE_ATTRIBUTES
+    sent = b"".join(collector.bodies)
+    assert b"ottoai-api" in sent
+    assert not [word for word in (b"secretquery", b"secrethook", b"4155550100", b"token=") if word in sent]
+
+
+def test_a_failed_step_names_the_error_and_not_its_text(collector):
+    with trace.setup(config(collector.url), "worker"):
+        with pytest.raises(ValueError, match="secret"), trace.span("job"):
+            raise ValueError("secret")
+        trace.flush()
+        assert collector.bodies
+    span = collector.spans()["job"]
+    assert span.status.code == span.status.STATUS_CODE_ERROR
+    assert {each.key: each.value.string_value for each in span.attributes} == {"error.type": "ValueError"}
+    assert b"secret" not in b"".join(collector.bodies)
+
+
+def test_what_is_not_sampled_still_has_an_id(collector):
+    with trace.setup(config(collector.url, ratio="0"), "worker"), trace.span("x"):
+        assert re.fullmatch("[0-9a-f]{32}", trace.trace_id())
+    assert not collector.bodies
+
+
+def test_the_sdk_is_not_loaded_without_an_endpoint():
+    code = "import sys; from ottoai import trace; sys.exit('opentelemetry.sdk' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
