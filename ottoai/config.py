@@ -104,9 +104,7 @@ def _ops_users(raw: str) -> tuple[OpsUser, ...]:
 REQUIRED: Any = object()
 
 
-def setting(
-    env: str, parse: Callable[[str], Any], doc: str, *, default: Any = REQUIRED, secret: bool = False
-) -> Any:
+def setting(env: str, parse: Callable[[str], Any], doc: str, *, default: Any = REQUIRED, secret: bool = False) -> Any:
     """Declare one setting: its variable, how its text becomes a value, what it means, and whether to mask it."""
     metadata = {"env": env, "parse": parse, "doc": doc, "secret": secret, "default": default}
     return field(metadata=metadata, repr=not secret)
@@ -122,7 +120,7 @@ class Config:
     database_url: str = setting(
         "DATABASE_URL",
         _url("postgresql", "postgres"),
-        "PostgreSQL 16 or later. The login must be a member of `ottoai_app` and `ottoai_system` (`migrate` sees to it).",
+        "PostgreSQL 16 or later. `migrate` makes the login a member of the roles that the processes act in.",
         secret=True,
     )
     redis_url: str = setting(

@@ -271,7 +271,7 @@ async def _execute(
         pool.observer.query(name, time.perf_counter() - started)
 
 
-class _Adapter(AsyncPyFormatAdapter):  # type: ignore[misc]
+class _Adapter(AsyncPyFormatAdapter):
     """Runs aiosql's queries on a Session: rows are dicts, a missing row is None."""
 
     is_aio_driver = True

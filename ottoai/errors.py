@@ -67,6 +67,12 @@ class Conflict(OttoError):
     status, type, title = 409, "conflict", "Conflict"
 
 
+class UpgradeRequired(OttoError):
+    """This address speaks WebSocket only: connect with the protocol `ottoai.v1`."""
+
+    status, type, title = 426, "upgrade-required", "Upgrade required"
+
+
 class StoreUnavailable(OttoError):
     """A store does not answer; try again shortly."""
 

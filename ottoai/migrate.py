@@ -58,5 +58,5 @@ def _apply(database_url: str) -> list[str]:
 
 
 def _yoyo_url(database_url: str) -> str:
-    """yoyo picks its driver by scheme and knows PostgreSQL under one name only."""
+    """The same URL for yoyo, which picks its driver by scheme and knows PostgreSQL under one name only."""
     return "postgresql://" + database_url.split("://", 1)[1]

@@ -40,6 +40,18 @@ from (
     limit :limit
 ) as e;
 
+-- name: count_of_lead$
+-- How many log rows about a lead lie after one number, up to another.
+select count(*)
+from events
+where tenant_id = :tenant_id and lead_id = :subject::uuid and seq > :after and seq <= :until;
+
+-- name: count_of_user$
+-- The same for a user.
+select count(*)
+from events
+where tenant_id = :tenant_id and user_id = :subject and seq > :after and seq <= :until;
+
 -- name: head^
 -- Where the tenant's log stands, and how far back it reaches.
 select

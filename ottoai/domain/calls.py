@@ -46,7 +46,8 @@ async def record(
     tx: Session, report: Report, text_due_at: datetime, received_at: datetime, **delivery: Any
 ) -> Recorded:
     """Record a report with its delivery (provider, kind, variant, headers, body, trace_id, trace_context), all or
-    nothing. `text_due_at`: when a text may go out, should this turn out to be a missed call."""
+    nothing. `text_due_at`: when a text may go out, should this turn out to be a missed call.
+    """
     row = await queries().calls.record_report(
         tx,
         external_id=report.external_id,

@@ -1,5 +1,6 @@
 """The log: what an event is, which channels it goes to, and how the log is read. Appending is done in SQL, by
-`append_events`, in the transaction of the fact itself."""
+`append_events`, in the transaction of the fact itself.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -109,6 +110,16 @@ async def since(
         "user": queries().events.since_of_user,
     }[kind]
     return _decode(await read(tx, after=after, until=until, limit=limit, subject=subject))
+
+
+async def count(tx: Session, after: int, until: int, channel: Channel | None) -> int:
+    """How many events of a channel have after < seq <= until."""
+    kind, subject = channel or ("tenant", "")
+    if kind == "tenant":
+        return until - after  # the log has no gaps
+    read = queries().events.count_of_lead if kind == "lead" else queries().events.count_of_user
+    counted: int = await read(tx, after=after, until=until, subject=subject)
+    return counted
 
 
 async def head(tx: Session) -> Head | None:

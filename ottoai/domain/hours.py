@@ -59,7 +59,8 @@ def _span(text: str) -> tuple[frozenset[int], time, time]:
 
 def first_text_at(now: datetime, hours: Hours, phone: str | None) -> datetime:
     """The first moment from `now` on at which the tenant is open and it is day where the phone is. When the two never
-    meet, the night still counts and the opening hours do not."""
+    meet, the night still counts and the opening hours do not.
+    """
     zones = phone_zones(phone, hours.zone)
     moment = now
     while moment - now < timedelta(days=HORIZON_DAYS):

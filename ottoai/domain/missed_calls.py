@@ -1,5 +1,6 @@
 """The rescue of a missed call, as far as its first text. Nothing here talks to a carrier: a text is begun in one
-transaction and finished in another, and sent in between by whoever calls these."""
+transaction and finished in another, and sent in between by whoever calls these.
+"""
 
 import msgspec
 
@@ -7,8 +8,7 @@ from ottoai.db import Session, queries
 from ottoai.domain.events import Appended
 
 FIRST_TEXT = (
-    "Hi, this is {company}. Sorry we missed your call! Reply here and tell us how we can help. "
-    "Reply STOP to opt out."
+    "Hi, this is {company}. Sorry we missed your call! Reply here and tell us how we can help. Reply STOP to opt out."
 )
 
 
@@ -27,7 +27,9 @@ async def begin_text(tx: Session, missed_call_id: str, sender: str) -> Text | No
     return Text(**row) if row else None
 
 
-async def finish_text(tx: Session, job_id: str, text: Text, provider_id: str, tenant_id: str, trace_id: str) -> Appended:
+async def finish_text(
+    tx: Session, job_id: str, text: Text, provider_id: str, tenant_id: str, trace_id: str
+) -> Appended:
     """Write down that the text was accepted by the carrier, close the job and append the events, once."""
     row = await queries().missed_calls.finish_text(
         tx, job_id=job_id, message_id=text.id, provider_id=provider_id, trace_id=trace_id

@@ -1,6 +1,7 @@
 """Staged jobs: rows written with the change that caused them, open until the job's own effect commits.
 
-A job is enqueued by whoever committed it; what that missed, or what a killed worker held, falls due again here."""
+A job is enqueued by whoever committed it; what that missed, or what a killed worker held, falls due again here.
+"""
 
 from datetime import timedelta
 

@@ -44,7 +44,7 @@ def _tenant(row: Row) -> Tenant:
 
 
 async def routed(system: Session, provider: str, identities: Sequence[str]) -> tuple[Tenant, ...]:
-    """The tenants that these identities (`kind:value`) belong to: none, one, or, if a delivery contradicts itself, more."""
+    """The tenants these identities (`kind:value`) belong to; several when a delivery contradicts itself."""
     rows = queries().tenants.routed(system, provider=provider, identities=list(identities))
     return tuple([_tenant(row) async for row in rows])
 
@@ -61,7 +61,7 @@ async def exists(system: Session, tenant_id: str) -> bool:
 
 
 async def add(system: Session, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]) -> str:
-    """Register a tenant with what `given` holds of ROUTES and SECRETS; return its hook path. Raises Conflict, InvalidInput."""
+    """Register a tenant with `given` of ROUTES and SECRETS; its hook path. Raises Conflict, InvalidInput."""
     if not _ID.fullmatch(tenant_id):
         raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
     if not name:
@@ -83,9 +83,7 @@ async def change(system: Session, tenant_id: str, columns: Mapping[str, str | No
     merged = {key: columns.get(key) or row[key] for key in ("name", "timezone", "hours")}
     opening.parse(str(merged["hours"]), str(merged["timezone"]))
     routes, credentials = _sorted_out(given)
-    await queries().tenants.change(
-        system, id=tenant_id, **merged, routes=_json(routes), credentials=_json(credentials)
-    )
+    await queries().tenants.change(system, id=tenant_id, **merged, routes=_json(routes), credentials=_json(credentials))
 
 
 async def every(system: Session) -> list[Row]:

@@ -1,12 +1,15 @@
 """One socket: who is behind it, what it listens to, and its bytes. Owns no task; the hub decides what to write."""
 
+import asyncio
 import time
-from asyncio import Transport
 from datetime import datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from uuid import uuid4
 
 from ottoai.realtime.messages import Outgoing, encode
+
+if TYPE_CHECKING:
+    from ottoai.realtime.stream import Group
 
 # Past HIGH unsent bytes a client is slow: it leaves the live stream. Below LOW it may have more. The kernel's own
 # buffer is held to SEND_BUFFER, since it would hide megabytes of backlog otherwise.
@@ -18,7 +21,8 @@ SEND_BUFFER: Final = 64 * 1024
 class Closer(Protocol):
     """Ends a socket with a close code."""
 
-    def __call__(self, connection: "Connection", code: int, reason: str) -> None: ...
+    def __call__(self, connection: "Connection", code: int, reason: str) -> None:
+        """Begin to end it; never waits."""
 
 
 class Connection:
@@ -42,7 +46,9 @@ class Connection:
         "warned",
     )
 
-    def __init__(self, tenant_id: str, user_id: str, expires_at: datetime, transport: Transport, ip: str) -> None:
+    def __init__(
+        self, tenant_id: str, user_id: str, expires_at: datetime, transport: asyncio.Transport, ip: str
+    ) -> None:
         self.id = str(uuid4())
         self.tenant_id = tenant_id
         self.user_id = user_id
@@ -56,11 +62,11 @@ class Connection:
         self.channels: dict[str, int] = {}
         # Live: the group it is written with, and the last batch of that group it has. Else: catching up from `cursor`,
         # after older stretches of single channels.
-        self.group: object | None = None
+        self.group: Group | None = None
         self.batch = 0
         self.cursor = 0
         self.backfills: list[tuple[str, int, int]] = []
-        self.reader: object | None = None
+        self.reader: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the socket; never waits."""

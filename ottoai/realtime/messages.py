@@ -56,7 +56,7 @@ class Ping(ClientIn, frozen=True, tag="ping"):
 Incoming = Auth | Subscribe | Unsubscribe | Ping
 
 
-class ServerOut(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
+class ServerOut(msgspec.Struct, frozen=True, tag_field="type"):
     """What the server sends."""
 
 
@@ -75,7 +75,8 @@ class Welcome(ServerOut, frozen=True, tag="welcome"):
 
 class SubscribeResult(ServerOut, frozen=True, tag="subscribe_result"):
     """Whether a channel was joined, and at which number. `recovered` answers `since`: true, all that came after it
-    follows (`replayed` events); false, the log cannot tell and the client should load afresh; null, nothing was asked."""
+    follows (`replayed` events); false, the log cannot tell and the client should load afresh; null, nothing was asked.
+    """
 
     channel: str
     success: bool
@@ -122,7 +123,7 @@ class Reconnect(ServerOut, frozen=True, tag="reconnect"):
     after_ms: int
 
 
-class Envelope(ServerOut, frozen=True, tag="event", omit_defaults=True):
+class Envelope(ServerOut, frozen=True, tag="event", omit_defaults=True, kw_only=True):
     """An event. Durable ones have the number they stand at in the tenant's log; transient ones have null."""
 
     version: str
@@ -137,13 +138,6 @@ class Envelope(ServerOut, frozen=True, tag="event", omit_defaults=True):
     data: msgspec.Raw
 
 
-class BufferDropped(msgspec.Struct, frozen=True):
-    """Data of `system.buffer_dropped`: events of these numbers are lost to this client, for good."""
-
-    from_seq: int
-    to_seq: int
-
-
 Outgoing = (
     Welcome | SubscribeResult | UnsubscribeResult | Pong | Error | AuthExpiring | Reconnect | Envelope
 )  # fmt: skip
@@ -156,7 +150,8 @@ PING_FRAME: Final = b"\x89\x00"
 
 def decode(data: str | bytes) -> Incoming:
     """Read a client's message. Raises msgspec.MsgspecError."""
-    return _decoder.decode(data)
+    message: Incoming = _decoder.decode(data)
+    return message
 
 
 def encode(message: Outgoing) -> bytes:

@@ -22,7 +22,7 @@ from ottoai.webhooks.delivery import Delivery, Raw
 
 NAME: Final = "callrail"
 SIGNATURE: Final = "signature"
-HEADERS: Final = (SIGNATURE, "content-type", "user-agent")
+HEADERS: tuple[str, ...] = (SIGNATURE, "content-type", "user-agent")
 
 RANKS: Final = {"pre-call": 1, "routing-complete": 2, "call-complete": 3, "call-modified": 4}
 # Reports sent while the call still rings carry placeholders for its outcome: they state nothing.
@@ -69,7 +69,7 @@ def signed(raw: Raw) -> bool:
 def verify(raw: Raw, keys: Sequence[str]) -> bool:
     """Whether one of these keys signed the body."""
     given = raw.headers.get(SIGNATURE, "").encode()
-    return any([hmac.compare_digest(given, sign(raw.body, key).encode()) for key in keys])
+    return any(hmac.compare_digest(given, sign(raw.body, key).encode()) for key in keys)
 
 
 def sign(body: bytes, key: str) -> str:
@@ -88,7 +88,9 @@ def parse(raw: Raw) -> Delivery:
         raise InvalidInput(f"id: longer than {MAX_ID} characters")
     facts = _facts(fields, raw, unfinished=rank in UNFINISHED)
     digest = hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
-    return Delivery(external_id=external_id, variant=digest, report=Report(external_id=external_id, rank=rank, facts=facts))
+    return Delivery(
+        external_id=external_id, variant=digest, report=Report(external_id=external_id, rank=rank, facts=facts)
+    )
 
 
 def _facts(fields: Fields, raw: Raw, *, unfinished: bool) -> Facts:

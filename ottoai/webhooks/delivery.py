@@ -1,8 +1,8 @@
 """The types that providers' modules and `receive` share: bytes in, Delivery out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -37,3 +37,21 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     external_id: str
     variant: str
     report: Report
+
+
+class Provider(Protocol):
+    """What a provider's module offers. All pure: no clock, no network."""
+
+    HEADERS: tuple[str, ...]  # lower-case names of the headers that are read and kept
+
+    def identify(self, raw: Raw) -> tuple[str, ...]:
+        """What tells whose the delivery is, as `kind:value`. Raises InvalidInput when the body cannot be read."""
+
+    def signed(self, raw: Raw) -> bool:
+        """Whether the delivery carries a signature at all."""
+
+    def verify(self, raw: Raw, keys: Sequence[str]) -> bool:
+        """Whether one of these keys signed it."""
+
+    def parse(self, raw: Raw) -> Delivery:
+        """What it says. Raises InvalidInput naming the field that is missing or of the wrong type."""

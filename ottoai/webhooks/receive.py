@@ -23,9 +23,9 @@ from ottoai.errors import BadSignature, InvalidInput, StoreUnavailable
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.webhooks import callrail
-from ottoai.webhooks.delivery import Delivery, Raw
+from ottoai.webhooks.delivery import Delivery, Provider, Raw
 
-PROVIDERS: Final = {callrail.NAME: callrail}
+PROVIDERS: Final[dict[str, Provider]] = {callrail.NAME: callrail}
 DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in development
 
 # Deliveries kept for companies that nobody has added: enough for a day's mistake, too few to fill a disk.
@@ -84,7 +84,8 @@ class Ingest:
 
 async def receive(ingest: Ingest, raw: Raw) -> Receipt:
     """Take one delivery in, once. Raises BadSignature, InvalidInput, StoreUnavailable; when it returns, the delivery
-    is stored."""
+    is stored.
+    """
     identities = _identities(raw)
     tenant = await _claimed(ingest, raw, identities)
     if tenant is None:
@@ -138,7 +139,7 @@ async def _record(ingest: Ingest, tenant: Tenant, raw: Raw, delivery: Delivery) 
         **_as_columns(raw),
     )
     ingest.bus.publish(recorded.appended)
-    ingest.waker.wake([(job.id, job.queue) for job in recorded.jobs])
+    ingest.waker.wake(recorded.jobs)
     status: Status = "processed" if recorded.fresh else "duplicate_ignored"
     return Receipt(status, raw.provider, raw.kind, delivery.external_id, tenant.id)
 
@@ -167,7 +168,9 @@ async def _keep_unclaimed(system: Session, raw: Raw, identities: tuple[str, ...]
     )
     if kept is None:
         raise StoreUnavailable("No company has been added for this delivery, and too many such are waiting.")
-    return Receipt("unclaimed", raw.provider, raw.kind, detail="Nobody has added this company yet; the delivery is kept.")
+    return Receipt(
+        "unclaimed", raw.provider, raw.kind, detail="Nobody has added this company yet; the delivery is kept."
+    )
 
 
 async def replay_unclaimed(ingest: Ingest, tenant_id: str) -> dict[str, int]:

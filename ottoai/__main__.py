@@ -1,0 +1,102 @@
+"""`python -m ottoai COMMAND`: the command line of operators and developers. What the commands do is in commands.py."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from ottoai import __version__, commands, dev, embedded
+from ottoai.config import Config
+from ottoai.domain import tenants
+from ottoai.errors import OttoError
+
+TENANT_HELP: Final = {
+    "callrail_company": "CallRail's id of the company",
+    "callrail_key": "signing key of the company's webhooks (- reads it from standard input)",
+    "callrail_account": "CallRail's id of the account",
+    "callrail_api_token": "token for CallRail's API (- reads it from standard input)",
+    "tracking_number": "the tracking number that its customers call",
+    "twilio_sid": "SID of the Twilio account",
+    "twilio_token": "auth token of the Twilio account (- reads it from standard input)",
+    "twilio_number": "the Twilio number that texts come from",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m ottoai", description="OttoAI's backend.")
+    top.add_argument("--version", action="version", version=__version__)
+    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    sub.add_parser("dev", help="run everything here, with PostgreSQL and Redis of its own (`make run`)")
+    sub.add_parser("api", help="run the API process").set_defaults(do=commands.api)
+    sub.add_parser("migrate", help="bring the database's schema up to date").set_defaults(do=commands.migrate)
+    sub.add_parser("config", help="show the effective settings, secrets masked").set_defaults(do=commands.config)
+    _tenant(sub.add_parser("tenant", help="add, list and change tenants"))
+    _token(sub.add_parser("token", help="issue or inspect a token"))
+    send = sub.add_parser("send-webhook", help="sign and send a sample webhook")
+    send.add_argument("kind", nargs="?", default="call-complete", choices=commands.SAMPLE_KINDS)
+    send.add_argument("--tenant", default="demo", help="whose signing key to use (demo)")
+    send.add_argument("--id", type=int, help="id of the call (a new one)")
+    send.add_argument("--phone", help="the customer's number (a fictitious one where it is day)")
+    send.add_argument("--base", help="address of the API (the local one)")
+    send.set_defaults(do=commands.send_webhook)
+    tail = sub.add_parser("tail", help="print events as they happen")
+    tail.add_argument("--org", default="demo", help="tenant to listen to (demo)")
+    tail.add_argument("--token", help="token to use (one is issued)")
+    tail.add_argument("--channel", help="channel (the tenant's)")
+    tail.add_argument("--since", help='also what came after this: "epoch.seq" or a number')
+    tail.add_argument("--base", help="address of the API (the local one)")
+    tail.set_defaults(do=commands.tail)
+    return top
+
+
+def _tenant(command: argparse.ArgumentParser) -> None:
+    sub = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    sub.add_parser("list", help="all tenants").set_defaults(do=commands.tenant_list)
+    add = sub.add_parser("add", help="register a tenant; exits 1 if it is there")
+    change = sub.add_parser("set", help="change a tenant")
+    rotate = sub.add_parser("rotate-key", help="replace the CallRail signing key; the previous one stays valid")
+    rotate.add_argument("id")
+    rotate.add_argument("--callrail-key", required=True, help=TENANT_HELP["callrail_key"])
+    rotate.set_defaults(do=commands.tenant_set, name=None, timezone=None, hours=None)
+    for parsed in (add, change):
+        parsed.add_argument("id", help="letters, digits, - and _; the `org` of its users' tokens")
+        parsed.add_argument("--name", required=parsed is add)
+        parsed.add_argument("--timezone", help="IANA name (UTC)")
+        parsed.add_argument("--hours", help='opening hours: always, or "Mon-Fri 09:00-17:00" (that)')
+        for name in (*tenants.ROUTES, *tenants.SECRETS):
+            parsed.add_argument("--" + name.replace("_", "-"), help=TENANT_HELP[name])
+    add.set_defaults(do=commands.tenant_add)
+    change.set_defaults(do=commands.tenant_set)
+
+
+def _token(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--org", help="tenant")
+    command.add_argument("--user", help="user id")
+    command.add_argument("--role", default="member", help="role (member)")
+    command.add_argument("--ttl", default="1h", help="how long it is valid: 30m, 12h, 7d (1h)")
+    command.set_defaults(do=commands.token)
+    sub = command.add_subparsers(dest="action", metavar="inspect")
+    inspect = sub.add_parser("inspect", help="say what a token says, and whether it is valid")
+    inspect.add_argument("jwt", help="the token (- reads it from standard input)")
+    inspect.set_defaults(do=commands.token_inspect)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        if args.command == "dev":
+            return dev.run(os.environ, commands.prepare)
+        do: Callable[[Config, argparse.Namespace], int] = args.do
+        return do(Config.load(embedded.discover(os.environ)), args)
+    except OttoError as error:
+        print(error.detail, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The API process: the table of contents. What it holds, what stands around its handlers, and where they are."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from aiohttp import web
+
+from ottoai import __version__, queue, tally
+from ottoai.config import Config
+from ottoai.db import Database, open_pool, refuse_privilege
+from ottoai.errors import ConfigError, StoreUnavailable
+from ottoai.metrics import Metrics
+from ottoai.queue import Queues, open_waker
+from ottoai.realtime.bus import open_bus
+from ottoai.realtime.hub import open_hub
+from ottoai.redis_pool import open_redis
+from ottoai.web import keys
+from ottoai.web.auth import Tokens
+from ottoai.web.figures import DatabaseFigures
+from ottoai.web.gauges import Gauges
+from ottoai.web.health import Health
+from ottoai.web.middlewares import authenticate, observe
+from ottoai.web.routes import add_routes
+from ottoai.web.sockets import Sockets
+from ottoai.webhooks.receive import Ingest
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1024 * 1024  # bytes; webhooks have a few thousand
+RETRY_PRIVILEGE = 1.0  # seconds until an absent database is asked again who we are to it
+
+
+def build_app(config: Config) -> web.Application:
+    """The whole API process as one application."""
+    app = web.Application(middlewares=[observe, authenticate], client_max_size=MAX_BODY)
+    app[keys.CONFIG] = config
+    app[keys.METRICS] = Metrics(__version__)
+    app[keys.TOKENS] = Tokens(config)
+    app[keys.SOCKETS] = Sockets()
+    app.cleanup_ctx.append(resources)
+    app.on_shutdown.append(drain)
+    add_routes(app)
+    return app
+
+
+@asynccontextmanager
+async def resources(app: web.Application) -> AsyncIterator[None]:
+    """Everything the handlers use, opened in order and closed in the reverse."""
+    config, metrics = app[keys.CONFIG], app[keys.METRICS]
+    async with AsyncExitStack() as stack:
+        db = app[keys.DB] = await stack.enter_async_context(open_pool(config, DatabaseFigures(metrics)))
+        client = app[keys.REDIS] = await stack.enter_async_context(open_redis(config))
+        bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
+        waker = await stack.enter_async_context(open_waker(config))
+        app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
+        app[keys.INGEST] = Ingest(config, db, bus, waker)
+        app[keys.HEALTH] = Health(db, client, metrics)
+        gauges = app[keys.GAUGES] = Gauges(metrics, db, client, Queues(queue.client(config)))
+        stack.enter_context(tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render))
+        checked = asyncio.Event()
+        with suppress(StoreUnavailable):
+            await refuse_privilege(db)
+            checked.set()
+        background = [asyncio.create_task(gauges.watch_loop()), asyncio.create_task(_check_privilege(db, checked))]
+        try:
+            yield
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+
+
+async def drain(app: web.Application) -> None:
+    """Before the process ends: no longer healthy, and every socket is told to come back elsewhere."""
+    app[keys.HEALTH].draining = True
+    await app[keys.SOCKETS].drain()
+
+
+async def _check_privilege(db: Database, checked: asyncio.Event) -> None:
+    """When the database was away at the start: check on its return, and end the process if it may do too much."""
+    while not checked.is_set():
+        await asyncio.sleep(RETRY_PRIVILEGE)
+        try:
+            await refuse_privilege(db)
+            checked.set()
+        except StoreUnavailable:
+            continue
+        except ConfigError as error:
+            log.critical("Refusing to run", extra={"detail": error.detail})
+            signal.raise_signal(signal.SIGTERM)
+            return

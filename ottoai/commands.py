@@ -1,0 +1,237 @@
+"""What the commands do. Each takes the configuration and its arguments and returns the exit code."""
+
+import asyncio
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import jwt
+import msgspec
+
+from ottoai import __version__, samples, server
+from ottoai import migrate as migrations
+from ottoai.client import Closed, Follower
+from ottoai.config import Config
+from ottoai.db import Database, open_pool
+from ottoai.domain import hours, tenants
+from ottoai.domain.events import tenant_channel
+from ottoai.errors import Conflict, InvalidInput, NotFound, OttoError
+from ottoai.metrics import Metrics
+from ottoai.queue import open_waker
+from ottoai.realtime.bus import open_bus
+from ottoai.redis_pool import open_redis
+from ottoai.web.auth import Tokens, issue
+from ottoai.web.figures import DatabaseFigures
+from ottoai.webhooks import callrail
+from ottoai.webhooks.receive import DEMO, Ingest, replay_unclaimed
+
+SAMPLE_KINDS: Final = samples.KINDS
+TTL: Final = re.compile(r"(\d{1,5})([smhd])")
+UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Result = TypeVar("Result")
+
+
+def say(text: str) -> None:
+    """Print a line, whatever it is piped into."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def api(config: Config, _args: Namespace) -> int:
+    """Run the API process until it is told to stop."""
+    return server.run(config)
+
+
+def migrate(config: Config, _args: Namespace) -> int:
+    """Bring the schema up to date."""
+    applied = migrations.migrate(config.database_url)
+    say("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+    return 0
+
+
+def config(config: Config, _args: Namespace) -> int:
+    """Show the settings."""
+    for name, value in config.masked():
+        say(f"{name}={value}")
+    return 0
+
+
+def prepare(config: Config) -> None:
+    """What `make run` does before the processes start: the schema, and a tenant to try things with."""
+    migrations.migrate(config.database_url)
+    demo = {
+        "callrail_company": samples.COMPANY,
+        "callrail_key": "demo-signing-key",
+        "tracking_number": samples.TRACKING_NUMBER,
+    }
+
+    async def add(db: Database) -> None:
+        if not await tenants.exists(db.system(), DEMO):
+            await tenants.add(db.system(), DEMO, "Demo Roofing", "America/New_York", "always", demo)
+
+    _with_database(config, add)
+
+
+def tenant_add(config: Config, args: Namespace) -> int:
+    """Register a tenant, and take in what its provider sent before."""
+    given = _given(args)
+
+    async def add(db: Database) -> tuple[str, dict[str, int]]:
+        try:
+            hook = await tenants.add(
+                db.system(), args.id, args.name, args.timezone or "UTC", args.hours or hours.DEFAULT, given
+            )
+        except Conflict as error:
+            if await tenants.exists(db.system(), args.id):
+                raise Conflict(f"Tenant {args.id} is there already; change it with `tenant set`.") from error
+            raise Conflict("Another tenant has one of these ids or numbers.") from error
+        return hook, await _replay(config, db, args.id)
+
+    hook, replayed = _with_database(config, add)
+    say(f"added tenant {args.id}")
+    say(f"its own webhook paths end in /{hook}, for instance /call-rail/call-complete/{hook}")
+    for status, count in sorted(replayed.items()):
+        say(f"{count} deliveries that came before: {status}")
+    return 0
+
+
+async def _replay(config: Config, db: Database, tenant_id: str) -> dict[str, int]:
+    async with open_redis(config) as client, open_bus(client, listen=False) as bus, open_waker(config) as waker:
+        return await replay_unclaimed(Ingest(config, db, bus, waker), tenant_id)
+
+
+def tenant_set(config: Config, args: Namespace) -> int:
+    """Change a tenant."""
+    columns = {"name": args.name, "timezone": args.timezone, "hours": args.hours}
+    given = _given(args)
+    if not given and not any(columns.values()):
+        raise InvalidInput("Nothing to change: name at least one setting (see --help).")
+
+    async def change(db: Database) -> dict[str, int]:
+        await tenants.change(db.system(), args.id, columns, given)
+        return await _replay(config, db, args.id)
+
+    replayed = _with_database(config, change)
+    say(f"changed tenant {args.id}")
+    for status, count in sorted(replayed.items()):
+        say(f"{count} deliveries that came before: {status}")
+    return 0
+
+
+def tenant_list(config: Config, _args: Namespace) -> int:
+    """List the tenants."""
+
+    async def every(db: Database) -> list[dict[str, Any]]:
+        return await tenants.every(db.system())
+
+    for row in _with_database(config, every):
+        say(f"{row['id']}\t{row['name']}\t{row['timezone']}\t{row['hours']}\t{row['seq']} events\t{row['routes']}")
+    return 0
+
+
+def token(config: Config, args: Namespace) -> int:
+    """Issue a token, alone on its line."""
+    if not args.org or not args.user:
+        raise InvalidInput("token: --org and --user are needed")
+    match = TTL.fullmatch(args.ttl)
+    if not match:
+        raise InvalidInput("ttl: must be like 30m, 12h or 7d")
+    ttl = timedelta(**{UNITS[match[2]]: int(match[1])})
+    say(issue(config, args.org, args.user, args.role, ttl))
+    return 0
+
+
+def token_inspect(config: Config, args: Namespace) -> int:
+    """Say what a token says and whether it is valid; exits 1 when it is not."""
+    given = _secret(args.jwt)
+    try:
+        claims = jwt.decode(given, options={"verify_signature": False})
+    except jwt.InvalidTokenError as error:
+        raise InvalidInput(f"This is no JSON Web Token: {error}.") from error
+    say(msgspec.json.format(msgspec.json.encode(claims)).decode())
+    try:
+        principal = Tokens(config).verify(given)
+    except OttoError as error:
+        say(f"NOT VALID: {error.detail}")
+        return 1
+    left = principal.expires_at - datetime.now(UTC)
+    say(f"valid: tenant {principal.tenant_id}, user {principal.user_id}, for another {int(left.total_seconds())} s")
+    return 0
+
+
+def send_webhook(config: Config, args: Namespace) -> int:
+    """Sign and send a sample; exits 1 when it is not taken."""
+
+    key = asyncio.run(signing_key(config, args.tenant))
+    phone = {"customer_phone_number": args.phone} if args.phone else {}
+    sample = samples.callrail(args.kind, args.id or samples.new_call_id(), **phone)
+    body = msgspec.json.encode(sample)
+    url = f"{args.base or _base(config)}/call-rail/{args.kind}"
+
+    async def send() -> tuple[int, str]:
+        headers = {"Content-Type": "application/json", "Signature": callrail.sign(body, key)}
+        async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as response:
+            return response.status, await response.text()
+
+    try:
+        status, text = asyncio.run(send())
+    except aiohttp.ClientError as error:
+        raise NotFound(f"Nothing answers at {url}: {error}. Is `make run` running?") from error
+    say(f"{status} {text}")
+    return 0 if status == 200 else 1
+
+
+async def signing_key(config: Config, tenant_id: str) -> str:
+    """The current CallRail signing key of a tenant. Raises NotFound, InvalidInput."""
+    async with open_pool(config, DatabaseFigures(Metrics(__version__))) as db:
+        tenant = await tenants.by_id(db.system(), tenant_id, callrail.NAME)
+    if tenant is None:
+        raise NotFound(f"There is no tenant {tenant_id}.")
+    if not tenant.keys:
+        raise InvalidInput(f"Tenant {tenant_id} has no signing key: set one with `tenant set --callrail-key`.")
+    return tenant.keys[0]
+
+
+def tail(config: Config, args: Namespace) -> int:
+    """Print events until interrupted."""
+    jwt_text = args.token or issue(config, args.org, "tail", "member", timedelta(days=1))
+    channel = args.channel or tenant_channel(args.org)
+
+    async def follow() -> int:
+        async for message in Follower(args.base or _base(config), jwt_text, channel, args.since).events():
+            say(msgspec.json.encode(message).decode())
+            if message.get("success") is False:
+                return 1
+        return 0
+
+    try:
+        return asyncio.run(follow())
+    except (Closed, aiohttp.WSServerHandshakeError) as error:
+        raise InvalidInput(f"Refused: {error}") from error
+
+
+def _base(config: Config) -> str:
+    return f"http://127.0.0.1:{config.port}"
+
+
+def _given(args: Namespace) -> dict[str, str]:
+    named = {name: getattr(args, name, None) for name in (*tenants.ROUTES, *tenants.SECRETS)}
+    return {name: _secret(value) if name in tenants.SECRETS else value for name, value in named.items() if value}
+
+
+def _secret(value: str) -> str:
+    """A secret given as `-` is read from standard input, so that it is in no history and no list of processes."""
+    return sys.stdin.readline().strip() if value == "-" else value
+
+
+def _with_database(config: Config, do: Callable[[Database], Awaitable[Result]]) -> Result:
+    async def run() -> Result:
+        async with open_pool(config, DatabaseFigures(Metrics(__version__))) as db:
+            return await do(db)
+
+    return asyncio.run(run())

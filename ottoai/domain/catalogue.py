@@ -1,0 +1,114 @@
+"""Every event there is, with the type of its data. Events named test.* carry what their sender liked."""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call, as the API shows it."""
+
+    id: str
+    lead_id: str | None
+    provider: str
+    external_id: str
+    direction: str | None
+    status: str
+    answered: bool | None
+    voicemail: bool | None
+    missed: bool
+    duration_seconds: int | None
+    started_at: datetime
+    customer_phone: str | None
+    customer_name: str | None
+    tracking_phone: str | None
+    source: str | None
+    version: int
+
+
+class Lead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A lead, as the API shows it."""
+
+    id: str
+    phone: str
+    name: str | None
+    source: str | None
+    created_at: datetime
+    last_contact_at: datetime
+    version: int
+
+
+class MissedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A missed call and how its rescue stands, as the API shows it."""
+
+    id: str
+    call_id: str
+    lead_id: str
+    status: str
+    called_at: datetime
+    text_due_at: datetime | None
+    version: int
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A text message."""
+
+    id: str
+    lead_id: str
+    missed_call_id: str | None
+    step: int | None
+    direction: str
+    status: str
+    body: str
+    created_at: datetime
+    sent_at: datetime | None
+
+
+class Quarantined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A delivery that could not be used; `id` finds it among the idempotency keys."""
+
+    id: str
+    provider: str
+    kind: str
+    error: str
+
+
+class FailedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A job that was given up."""
+
+    id: str
+    job: str
+    queue: str
+    attempts: int
+
+
+class Dropped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Events with these numbers are lost to this client: load afresh."""
+
+    from_seq: int
+    to_seq: int
+
+
+EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
+    "telephony.call.received": Call,
+    "telephony.call.status": Call,
+    "telephony.call.completed": Call,
+    "telephony.call.missed": Call,
+    "telephony.sms.sent": Message,
+    "lead.created": Lead,
+    "lead.updated": Lead,
+    "missed_call.queued": MissedCall,
+    "missed_call.texted": MissedCall,
+    "missed_call.expired": MissedCall,
+    "system.webhook.quarantined": Quarantined,
+    "system.buffer_dropped": Dropped,
+    "worker.task.failed": FailedTask,
+}
+
+TEST_PREFIX: Final = "test."
+
+
+def known(event: str) -> bool:
+    """Whether an event of this name may exist."""
+    return event in EVENTS or (event.startswith(TEST_PREFIX) and len(event) <= 100 and event.isprintable())

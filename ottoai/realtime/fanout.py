@@ -1,0 +1,213 @@
+"""Writing events to sockets: one flusher for the live ones, a short task for each that has to catch up.
+
+What costs is the system call of a write, about 10 µs whatever the code; so events are joined: all that came within a
+window, once for every group of connections with equal channels. The window is nothing while there is little to do,
+and grows with the time a flush takes, so that flushing never takes more than half of the core.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from ottoai.domain.events import LATEST, Channel, parse_channel
+from ottoai.errors import StoreUnavailable
+from ottoai.metrics import Metrics
+from ottoai.realtime.connection import HIGH, LOW, Closer, Connection
+from ottoai.realtime.messages import CloseCode
+from ottoai.realtime.stream import Entry, Group, Stream
+
+log = logging.getLogger(__name__)
+
+WINDOW_FACTOR: Final = 1.0  # wait as long as the flush took: at most half of the core is spent on flushing
+WINDOW_MAX: Final = 0.05  # seconds; what joining gains beyond is little, what it costs is latency
+YIELD_EVERY: Final = 500  # writes between two turns of the loop: about 5 ms
+CHUNK: Final = 64 * 1024  # bytes written at once to a connection that catches up
+READ_PAGE: Final = 200  # events read from the log at once, for one connection
+READERS: Final = 4  # connections that read the log at the same time: a crowd must not take the whole pool
+DRAIN_POLL: Final = 0.02
+STUCK: Final = 30.0  # seconds without the client taking enough to go on
+RETRY: Final = 0.5  # until the log is asked again after it did not answer
+
+ReadLog = Callable[[str, int, int, Channel | None, int], Awaitable[list[Entry]]]
+Lost = Callable[[Connection, int, int], None]
+
+
+class Fanout:
+    """Writes streams to their connections. `read_log(tenant, after, until, channel, limit)` reads what the ring no
+    longer holds; `lost(connection, from, to)` is told of numbers that the log no longer holds either.
+    """
+
+    def __init__(self, metrics: Metrics, close: Closer, read_log: ReadLog, lost: Lost) -> None:
+        self._metrics = metrics
+        self._close = close
+        self._read_log = read_log
+        self._lost = lost
+        self._dirty: dict[Stream, None] = {}
+        self._wake = asyncio.Event()
+        self._batch = 0
+        self._readers = asyncio.Semaphore(READERS)
+
+    def mark(self, stream: Stream) -> None:
+        """There is something to flush."""
+        self._dirty[stream] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Flush for ever: at once when idle, in growing windows under load."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            started = time.perf_counter()
+            await self.flush()
+            window = min((time.perf_counter() - started) * WINDOW_FACTOR, WINDOW_MAX)
+            if window > 0.001:
+                await asyncio.sleep(window)
+
+    async def flush(self) -> None:
+        """Write what is pending to every live connection."""
+        self._batch += 1
+        dirty, self._dirty = self._dirty, {}
+        # First every group gets its bytes, in one go; from then on a connection can be settled at any moment.
+        work = [(stream, stream.begin_batch(self._batch), list(stream.groups.values())) for stream in dirty]
+        written = 0
+        for stream, entries, groups in work:
+            for group in groups:
+                if group.batch != self._batch:
+                    continue
+                for connection in list(group.connections):
+                    self._write_batch(stream, group, connection)
+                    written += 1
+                    if written % YIELD_EVERY == 0:
+                        await asyncio.sleep(0)
+            now = time.time()
+            if groups:
+                for entry in entries:
+                    self._metrics.event_e2e_latency_seconds.observe(max(0.0, now - entry.at))
+
+    def _write_batch(self, stream: Stream, group: Group, connection: Connection) -> None:
+        if connection.group is not group or connection.batch == group.batch:
+            return
+        connection.batch = group.batch
+        connection.write(group.bytes)
+        self._metrics.ws_messages_sent_total.inc(group.count)
+        if connection.unsent > HIGH:
+            self.pause(stream, connection)
+            self.follow(stream, connection)
+
+    def pause(self, stream: Stream, connection: Connection) -> None:
+        """Take a live connection out of the live stream, with all that is flushed; it then has a cursor of its own."""
+        group = connection.group
+        if group is None:
+            return
+        if connection.batch != group.batch and group.batch == self._batch:
+            connection.batch = group.batch
+            connection.write(group.bytes)
+            self._metrics.ws_messages_sent_total.inc(group.count)
+        stream.leave(connection)
+        connection.cursor = stream.flushed
+
+    def follow(self, stream: Stream, connection: Connection) -> None:
+        """Bring a paused connection back to the live stream: at once from the ring if that reaches, else by a task."""
+        if connection.reader is None and not self._advance(stream, connection):
+            connection.reader = asyncio.create_task(self._catch_up(stream, connection), name="catch-up")
+
+    def _advance(self, stream: Stream, connection: Connection) -> bool:
+        """Write what the ring has, as far as the client takes it; true once the connection is live. Does not await."""
+        while connection.backfills:
+            channel, after, until = connection.backfills[0]
+            if stream.floor > after or connection.unsent > HIGH:
+                return False
+            done = self._write(connection, stream.recent(after, until), until, channel)
+            connection.backfills[0] = (channel, done, until)
+            if done >= until:
+                connection.backfills.pop(0)
+        if stream.floor > connection.cursor or connection.unsent > HIGH:
+            return False
+        entries = stream.recent(connection.cursor, stream.flushed)
+        connection.cursor = self._write(connection, entries, stream.flushed)
+        if connection.cursor < stream.flushed:
+            return False
+        stream.join(connection)
+        return True
+
+    def _write(self, connection: Connection, entries: Iterable[Entry], until: int, only: str | None = None) -> int:
+        """Write what the connection wants of these (with `only`: what it wants for that channel alone), until it is
+        slow; returns the number up to which it is served.
+        """
+        chunk: list[bytes] = []
+        size = count = 0
+        for entry in entries:
+            if wanted(connection, entry, only):
+                chunk.append(entry.frame)
+                size += len(entry.frame)
+                count += 1
+            if size >= CHUNK:
+                connection.write(b"".join(chunk))
+                chunk, size = [], 0
+                if connection.unsent > HIGH and entry.seq is not None:
+                    until = entry.seq
+                    break
+        connection.write(b"".join(chunk)) if chunk else None
+        self._metrics.ws_messages_sent_total.inc(count)
+        return until
+
+    async def _catch_up(self, stream: Stream, connection: Connection) -> None:
+        try:
+            while not connection.gone:
+                if not await self._drained(connection):
+                    return
+                if self._advance(stream, connection):
+                    return
+                if connection.unsent <= HIGH:
+                    await self._read_on(stream, connection)
+        finally:
+            connection.reader = None
+
+    async def _drained(self, connection: Connection) -> bool:
+        """Wait until the client has taken most of what was written; false, and closed, when it does not."""
+        deadline = time.monotonic() + STUCK
+        while connection.unsent > LOW and not connection.gone:
+            if time.monotonic() > deadline:
+                self._close(connection, CloseCode.STUCK, "slow")
+                return False
+            await asyncio.sleep(DRAIN_POLL)
+        return not connection.gone
+
+    async def _read_on(self, stream: Stream, connection: Connection) -> None:
+        """Write a page from the log."""
+        if connection.backfills:
+            channel, after, until = connection.backfills[0]
+        else:
+            channel, after, until = None, connection.cursor, stream.flushed
+        try:
+            async with self._readers:
+                parsed = parse_channel(channel) if channel else None
+                page = await self._read_log(stream.tenant_id, after, until, parsed, READ_PAGE)
+        except StoreUnavailable:
+            await asyncio.sleep(RETRY)
+            return
+        served = until if len(page) < READ_PAGE else (page[-1].seq or LATEST)
+        if channel is None:
+            if connection.backfills:
+                return  # a channel was joined while the log was read: what is older of it goes first
+            self._report_hole(connection, after, page, served)
+            connection.cursor = self._write(connection, page, served)
+        elif connection.backfills and connection.backfills[0] == (channel, after, until):
+            done = self._write(connection, page, served, channel)
+            connection.backfills[0] = (channel, done, until)
+
+    def _report_hole(self, connection: Connection, after: int, page: list[Entry], served: int) -> None:
+        first = page[0].seq if page and page[0].seq is not None else served + 1
+        if first > after + 1:
+            self._lost(connection, after + 1, first - 1)
+
+
+def wanted(connection: Connection, entry: Entry, only: str | None) -> bool:
+    """Whether an entry is still to be written: for one channel alone, when the others did not bring it already."""
+    if only is None:
+        return connection.wants(entry.channels, entry.seq)
+    if only not in entry.channels:
+        return False
+    return not connection.wants(tuple(channel for channel in entry.channels if channel != only), entry.seq)

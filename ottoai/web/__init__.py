@@ -1,0 +1,1 @@
+"""HTTP and WebSocket: routes, what stands around handlers, and the handlers."""

@@ -1,0 +1,98 @@
+"""/ws/test-emit: put an event of one's own into a tenant's log, to see whether it arrives. Not in production."""
+
+import hmac
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from ottoai import trace
+from ottoai.db import queries
+from ottoai.domain import catalogue, events, tenants
+from ottoai.domain.events import Appended, Event
+from ottoai.errors import Forbidden, InvalidInput, NotFound
+from ottoai.web import keys
+from ottoai.web.api.reading import respond
+from ottoai.web.inputs import is_uuid
+
+logger = logging.getLogger(__name__)
+
+
+class Emitted(msgspec.Struct, frozen=True):
+    """What was emitted, and where it is heard."""
+
+    success: bool
+    event: str
+    seq: int | None
+    channels: tuple[str, ...]
+    tenant_id: str
+    trace_id: str
+
+
+async def test_emit(request: web.Request) -> web.Response:
+    """Emit `event` to `tenant_id`; optional lead_id, user_id, transient; a POST's JSON object is the event's data."""
+    app = request.app
+    if app[keys.CONFIG].environment == "production":
+        raise NotFound("There is nothing at this address.")
+    _check_key(request)
+    draft, transient, tenant_id = await _draft(request)
+    if not await tenants.exists(app[keys.DB].system(), tenant_id):
+        raise NotFound(f"There is no tenant {tenant_id}.")
+    lead_id = draft.get("lead_id")
+    session = app[keys.DB].one(tenant_id)
+    if lead_id and not await queries().leads.lead_exists(session, id=lead_id):
+        raise NotFound(f"The tenant has no lead {lead_id}.")
+    appended = _transient(tenant_id, draft) if transient else await events.append(session, trace.trace_id(), [draft])
+    app[keys.BUS].publish(appended)
+    event = appended.events[0]
+    body = Emitted(True, event.event, event.seq, event.channels, tenant_id, trace.trace_id())
+    response = respond(body)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _check_key(request: web.Request) -> None:
+    given = request.headers.get("X-Dev-Key", "").encode()
+    keys_by_id = request.app[keys.CONFIG].test_emit_keys
+    matching = [name for name, key in keys_by_id.items() if hmac.compare_digest(given, key.encode())]
+    if not matching:
+        raise Forbidden("X-Dev-Key: is missing or wrong; see DEV_KEYS.")
+    logger.info("Test event asked for", extra={"dev_key_id": matching[0]})
+
+
+async def _draft(request: web.Request) -> tuple[dict[str, Any], bool, str]:
+    query = request.query
+    event, tenant_id, lead_id = query.get("event", ""), query.get("tenant_id", ""), query.get("lead_id")
+    if not catalogue.known(event):
+        raise InvalidInput("event: must be test.something or an event of the catalogue")
+    if not tenant_id:
+        raise InvalidInput("tenant_id: is missing")
+    if lead_id is not None and not is_uuid(lead_id):
+        raise InvalidInput("lead_id: must be a uuid")
+    data: object = {}
+    if request.method == "POST" and (body := await request.read()):
+        try:
+            data = msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"body: not JSON ({error})") from error
+        if not isinstance(data, dict):
+            raise InvalidInput("body: must be a JSON object")
+    draft = {"event": event, "data": data, "lead_id": lead_id, "user_id": query.get("user_id")}
+    return draft, query.get("transient", "").lower() in {"1", "true", "yes"}, tenant_id
+
+
+def _transient(tenant_id: str, draft: dict[str, Any]) -> Appended:
+    event = Event(
+        tenant_id=tenant_id,
+        seq=None,
+        event=draft["event"],
+        ts=datetime.now(UTC),
+        severity="info",
+        trace_id=trace.trace_id(),
+        lead_id=draft["lead_id"],
+        user_id=draft["user_id"],
+        data=msgspec.Raw(msgspec.json.encode(draft["data"])),
+    )
+    return Appended(tenant_id, 0, (event,))

@@ -1,0 +1,29 @@
+"""Under which keys the application holds its resources."""
+
+import redis.asyncio
+from aiohttp import web
+
+from ottoai.config import Config
+from ottoai.db import Database
+from ottoai.metrics import Metrics
+from ottoai.realtime.bus import Bus
+from ottoai.realtime.hub import Hub
+from ottoai.web.auth import Principal, Tokens
+from ottoai.web.gauges import Gauges
+from ottoai.web.health import Health
+from ottoai.web.sockets import Sockets
+from ottoai.webhooks.receive import Ingest
+
+CONFIG = web.AppKey("config", Config)
+METRICS = web.AppKey("metrics", Metrics)
+DB = web.AppKey("db", Database)
+REDIS = web.AppKey("redis", redis.asyncio.Redis)
+BUS = web.AppKey("bus", Bus)
+HUB = web.AppKey("hub", Hub)
+SOCKETS = web.AppKey("sockets", Sockets)
+INGEST = web.AppKey("ingest", Ingest)
+TOKENS = web.AppKey("tokens", Tokens)
+GAUGES = web.AppKey("gauges", Gauges)
+HEALTH = web.AppKey("health", Health)
+
+PRINCIPAL = web.RequestKey("principal", Principal)

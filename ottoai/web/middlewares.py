@@ -1,0 +1,127 @@
+"""What stands around every handler: ids, log line, figures, and errors turned into problems."""
+
+import ipaddress
+import logging
+import re
+import time
+from contextlib import ExitStack
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ottoai import log, trace
+from ottoai.config import Network
+from ottoai.errors import OttoError, Unauthenticated
+from ottoai.web import auth, keys, problem
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+QUIET: Final = frozenset({"/health", "/ready", "/metrics", "/internal/worker/heartbeat"})  # asked every few seconds
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its ids, and measure and log how it ended."""
+    route = route_of(request)
+    metrics = request.app[keys.METRICS]
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        if not trace.trace_id():
+            given = request.headers.get("traceparent")
+            stack.enter_context(trace.span(route, traceparent=given, kind=trace.SpanKind.SERVER))
+        request_id = _request_id(request)
+        stack.enter_context(log.bind(request_id=request_id, trace_id=trace.trace_id()))
+        metrics.http_requests_in_flight.inc()
+        response: web.StreamResponse | None = None
+        try:
+            response = await _answer(request, handler)
+            if not response.prepared:
+                response.headers["X-Request-Id"] = request_id
+            return response
+        finally:
+            seconds = time.perf_counter() - started
+            metrics.http_requests_in_flight.dec()
+            status = response.status if response else 499  # nginx's number for a client that went away
+            method = request.method if request.method in METHODS else "other"
+            metrics.http_requests_total.inc(method=method, route=route, status=str(status))
+            if status != 101:  # a WebSocket's life is not a request's duration
+                metrics.http_request_duration_seconds.observe(seconds, method=method, route=route)
+            level = logging.DEBUG if route in QUIET and status < 500 else logging.INFO
+            logger.log(
+                level,
+                "Request answered",
+                extra={
+                    "method": method,
+                    "route": route,
+                    "status": status,
+                    "duration_ms": round(seconds * 1000, 2),
+                },
+            )
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except OttoError as error:
+        if error.status >= 500:
+            logger.warning("Request failed", extra={"error": error.type, "detail": error.detail}, exc_info=error)
+        return problem.of(error, request)
+    except web.HTTPException as error:
+        return problem.of_http(error, request)
+    except Exception:  # the edge: whatever it was, the client gets a problem and the log the cause
+        logger.exception("Request failed unexpectedly")
+        return problem.of(OttoError("Something went wrong here; the trace id tells us what."), request)
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Everything under /api/ needs a token; its tenant is the only one there is for the request."""
+    if not request.path.startswith("/api/"):
+        return await handler(request)
+    token = auth.bearer(request)
+    if token is None:
+        raise Unauthenticated
+    principal = request.app[keys.TOKENS].verify(token)
+    request[keys.PRINCIPAL] = principal
+    with log.bind(tenant_id=principal.tenant_id, user_id=principal.user_id):
+        response = await handler(request)
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+        return response
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    return given if REQUEST_ID.fullmatch(given) else trace.trace_id()
+
+
+def route_of(request: web.Request) -> str:
+    """The pattern of the route, never the path: paths hold ids and secret hooks."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "unmatched"
+
+
+def client_ip(request: web.Request, trusted: tuple[Network, ...]) -> str:
+    """The client's address; forwarding headers are believed as far as they come from trusted proxies."""
+    address = request.remote or ""
+    forwarded = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
+    while forwarded and _within(address, trusted):
+        candidate = forwarded.pop()
+        if not _is_address(candidate):
+            break
+        address = candidate
+    return address
+
+
+def _within(address: str, networks: tuple[Network, ...]) -> bool:
+    return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,57 @@
+"""Errors as RFC 9457 problem+json: the one place that turns an exception into an answer."""
+
+import msgspec
+from aiohttp import web
+
+from ottoai import trace
+from ottoai.errors import NotFound, OttoError
+
+CONTENT_TYPE = "application/problem+json"
+TYPES = "/docs/problems/"  # where a problem's type leads to, under the API's own address
+
+_HTTP_DETAILS = {
+    404: "There is nothing at this address.",
+    405: "This address does not know that method; see the Allow header.",
+    413: "The body is larger than 1 MiB.",
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The body of every error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    trace_id: str
+
+
+def of(error: OttoError, request: web.Request) -> web.Response:
+    """The answer to one of our own errors."""
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 426:
+        headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})
+    return _response(error.status, error.type, error.title, error.detail, request, headers)
+
+
+def of_http(error: web.HTTPException, request: web.Request) -> web.Response:
+    """The answer to one of aiohttp's: an unknown route, a wrong method, a body too large."""
+    if error.status == 404:
+        return of(NotFound(_HTTP_DETAILS[404]), request)
+    headers = {name: value for name, value in error.headers.items() if name in {"Allow", "Upgrade", "Location"}}
+    slug = error.reason.lower().replace(" ", "-")
+    detail = _HTTP_DETAILS.get(error.status, f"{error.reason}.")
+    return _response(error.status, slug, error.reason, detail, request, headers)
+
+
+def _response(
+    status: int, slug: str, title: str, detail: str, request: web.Request, headers: dict[str, str]
+) -> web.Response:
+    problem = Problem(TYPES + slug, title, status, detail, request.rel_url.raw_path, trace.trace_id())
+    body = msgspec.json.encode(problem)
+    response = web.Response(status=status, body=body, content_type=CONTENT_TYPE, headers=headers)
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,39 @@
+"""Every URL of the API process, on one screen."""
+
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ottoai.web import emit, internal, webhooks, ws
+from ottoai.web.api import calls, leads, missed_calls
+from ottoai.webhooks import callrail
+
+_REPORTS: Final = "|".join(callrail.RANKS)
+
+ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
+    ("GET", "/health", internal.health),
+    ("GET", "/ready", internal.ready),
+    ("GET", "/internal/worker/heartbeat", internal.worker_heartbeat),
+    ("GET", "/metrics", internal.prometheus),
+    ("GET", "/ws", ws.connect),
+    ("GET", "/ws/test-emit", emit.test_emit),
+    ("POST", "/ws/test-emit", emit.test_emit),
+    ("POST", f"/call-rail/{{kind:{_REPORTS}}}", webhooks.call_rail),
+    ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
+    ("GET", "/api/calls", calls.list_calls),
+    ("GET", "/api/calls/{id}", calls.get_call),
+    ("GET", "/api/leads", leads.list_leads),
+    ("GET", "/api/leads/{id}", leads.get_lead),
+    ("GET", "/api/missed-calls", missed_calls.list_missed_calls),
+    ("GET", "/api/missed-calls/{id}", missed_calls.get_missed_call),
+)
+
+
+def add_routes(app: web.Application) -> None:
+    """Give an application all routes; GET answers HEAD too."""
+    for method, path, handler in ROUTES:
+        if method == "GET":
+            app.router.add_get(path, handler)
+        else:
+            app.router.add_route(method, path, handler)
