@@ -22,7 +22,7 @@ run: $(STAMP)  ## Start everything: PostgreSQL, Redis, api, worker, beat, dashbo
 	@exec $(BIN)/python -m ottoai dev
 
 demo: $(STAMP)  ## With `make run` up: send a missed call and watch what follows
-	@exec $(BIN)/python scripts/demo.py
+	@exec $(BIN)/python -m scripts.demo
 
 test: $(STAMP)  ## Run all tests on servers of their own (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest $(ARGS)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from aiohttp import web
 
 from ottoai import __version__, queue, tally
+from ottoai.background import running
 from ottoai.config import Config
 from ottoai.db import Database, open_pool, refuse_privilege
 from ottoai.errors import ConfigError, StoreUnavailable
@@ -64,13 +65,8 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
             checked.set()
-        background = [asyncio.create_task(gauges.watch_loop()), asyncio.create_task(_check_privilege(db, checked))]
-        try:
-            yield
-        finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+        await stack.enter_async_context(running(gauges.watch_loop(), _check_privilege(db, checked)))
+        yield
 
 
 async def drain(app: web.Application) -> None:

@@ -30,6 +30,7 @@ from rq.registry import (
 )
 from rq.serializers import JSONSerializer
 
+from ottoai.background import end
 from ottoai.config import Config
 from ottoai.errors import StoreUnavailable
 
@@ -218,6 +219,5 @@ async def open_waker(config: Config) -> AsyncIterator[Waker]:
     finally:
         waker.close()
         await asyncio.wait([task], timeout=DRAIN)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end([task])
         await asyncio.to_thread(connection.close)

@@ -15,6 +15,7 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from ottoai.background import running
 from ottoai.domain.events import Appended
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ BATCH = 200  # hints published in one round trip
 PING_EVERY = 2.0
 SILENCE = 5.0  # a link that did not even answer a ping for so long is dead, whatever TCP says
 RECONNECT = 0.5
+DRAIN = 1.0  # seconds that a stopping process spends on publishing what is left
 
 Listener = Callable[[Appended], None]
 
@@ -50,6 +52,20 @@ class Bus:
         """Tell everyone: this process's own listener at once, the others through Redis."""
         if not appended.events:
             return
+        for event in appended.events:
+            channels = event.channels
+            log.info(
+                "Event %s published to %d channels",
+                event.event,
+                len(channels),
+                extra={
+                    "event": event.event,
+                    "seq": event.seq,
+                    "channels": channels,
+                    "tenant_id": event.tenant_id,
+                    "trace_id": event.trace_id,
+                },
+            )
         if self.listener:
             self.listener(appended)
         if self._waiting.full():
@@ -129,13 +145,7 @@ _decoder = msgspec.json.Decoder(Hint)
 async def open_bus(client: redis.asyncio.Redis, *, listen: bool) -> AsyncIterator[Bus]:
     """A running bus; a process that serves no sockets only sends."""
     bus = Bus(client)
-    tasks = [asyncio.create_task(bus.send(), name="bus-send")]
-    if listen:
-        tasks.append(asyncio.create_task(bus.listen(), name="bus-listen"))
-    try:
+    loops = [bus.send(), bus.listen()] if listen else [bus.send()]
+    async with running(*loops):
         yield bus
-    finally:
-        await bus.drain(1.0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await bus.drain(DRAIN)

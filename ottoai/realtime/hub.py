@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from ottoai.background import end, running
 from ottoai.db import Database
 from ottoai.domain import events
 from ottoai.domain.catalogue import Dropped
@@ -196,10 +197,10 @@ class Hub:
         finally:
             self._repairs.pop(stream.tenant_id, None)
 
-    def stop_repairs(self) -> None:
+    async def stop(self) -> None:
         """Give up what is being read from the log."""
-        for task in self._repairs.values():
-            task.cancel()
+        readers = [connection.reader for connection in self.connections.values() if connection.reader]
+        await end([*self._repairs.values(), *readers])
 
     async def repair(self, stream: Stream, source: str) -> None:
         """Read from the log what was not heard. Raises StoreUnavailable."""
@@ -286,13 +287,9 @@ async def open_hub(db: Database, metrics: Metrics, close: Closer, bus: Bus) -> A
     """A running hub that hears the bus."""
     hub = Hub(db, metrics, close)
     bus.listener = hub.offer
-    loops = [hub.fanout.run(), hub.watch_heads(), hub.wheel.run()]
-    tasks = [asyncio.create_task(loop) for loop in loops]
     try:
-        yield hub
+        async with running(hub.fanout.run(), hub.watch_heads(), hub.wheel.run()):
+            yield hub
     finally:
         bus.listener = None
-        hub.stop_repairs()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await hub.stop()

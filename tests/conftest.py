@@ -1,0 +1,159 @@
+"""What the tests stand on: a real PostgreSQL and a real Redis, started once, and a fresh database for each test."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg2
+import pytest
+import redis
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from ottoai import embedded, samples
+from ottoai.app import build_app
+from ottoai.config import Config
+from ottoai.db import Database, open_pool
+from ottoai.domain import tenants
+from ottoai.metrics import Metrics
+from ottoai.migrate import migrate
+from ottoai.web.auth import issue
+from ottoai.web.figures import DatabaseFigures
+
+SECRET = "a-secret-of-the-tests-that-is-long-enough"
+SIGNING_KEY = "signing-key-of-{}"
+
+
+def on_database(url: str, name: str) -> str:
+    """The same server's URL, for another database."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+def execute(url: str, sql: str, *values: object) -> list[tuple[object, ...]]:
+    """Run a statement as the operator's login: it sees what ottoai_system sees."""
+    return _run(url, None, sql, values)
+
+
+def of_tenant(url: str, sql: str, *values: object, tenant: str = "demo") -> list[tuple[object, ...]]:
+    """Run a statement as the application does for one tenant: it sees that tenant's rows and no others."""
+    return _run(url, f"-c role=ottoai_app -c app.tenant_id={tenant}", sql, values)
+
+
+def _run(url: str, options: str | None, sql: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+    with closing(psycopg2.connect(url, options=options)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.PostgresServer]:
+    with embedded.postgres(tmp_path_factory.mktemp("postgres"), durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.RedisServer]:
+    with embedded.redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template_url(postgres_server: embedded.PostgresServer) -> str:
+    """A migrated database that tests get clones of."""
+    execute(postgres_server.url, "create database template_for_tests")
+    url = on_database(postgres_server.url, "template_for_tests")
+    migrate(url)
+    return url
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def database_url(postgres_server: embedded.PostgresServer, template_url: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    name = f"test_{next(_numbers)}"
+    execute(postgres_server.url, f"create database {name} template template_for_tests")
+    yield on_database(postgres_server.url, name)
+    execute(postgres_server.url, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def redis_url(redis_server: embedded.RedisServer) -> str:
+    """An empty Redis."""
+    with closing(redis.Redis.from_url(redis_server.url)) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def config(database_url: str, redis_url: str) -> Config:
+    return make_config(database_url, redis_url)
+
+
+def make_config(database_url: str, redis_url: str, **settings: str) -> Config:
+    """A configuration; `settings` are environment variables."""
+    required = {
+        "ENVIRONMENT": "development",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "JWT_SECRET": SECRET,
+        "OPS_USERS": "operator:secret:operator",
+    }
+    return Config.load({**required, **settings})
+
+
+@pytest.fixture
+async def db(config: Config) -> AsyncIterator[Database]:
+    async with open_pool(config, DatabaseFigures(Metrics("test"))) as database:
+        yield database
+
+
+@pytest.fixture
+async def demo(db: Database) -> str:
+    """The tenant demo, open at all hours; its company is the one of the samples."""
+    return await add_tenant(db, "demo", company=samples.COMPANY, number=samples.TRACKING_NUMBER)
+
+
+async def add_tenant(db: Database, name: str, *, company: str, number: str, hours: str = "always") -> str:
+    """A tenant with a CallRail company and a signing key of its own (SIGNING_KEY)."""
+    given = {"callrail_company": company, "callrail_key": SIGNING_KEY.format(name), "tracking_number": number}
+    await tenants.add(db.system(), name, name.title(), "America/New_York", hours, given)
+    return name
+
+
+@pytest.fixture
+async def app(config: Config, demo: str) -> web.Application:
+    return build_app(config)
+
+
+@pytest.fixture
+async def api(app: web.Application, aiohttp_server: Callable[..., "TestServer"]) -> TestServer:
+    """The API process's application, served for real on a free port; no worker and no beat."""
+    server: TestServer = await aiohttp_server(app)
+    return server
+
+
+@pytest.fixture
+def base(api: TestServer) -> str:
+    """The API's address."""
+    return str(api.make_url("")).rstrip("/")
+
+
+@pytest.fixture
+def make_token(config: Config) -> Callable[..., str]:
+    def make(org: str = "demo", user: str = "ann", seconds: float = 600) -> str:
+        return issue(config, org, user, "member", timedelta(seconds=seconds))
+
+    return make
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).parent.parent

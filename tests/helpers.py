@@ -1,0 +1,38 @@
+"""What tests say often, in the domain's words."""
+
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from ottoai import samples
+from ottoai.webhooks import callrail
+from tests.conftest import SIGNING_KEY
+
+
+async def deliver(
+    base: str, kind: str, body: dict[str, Any] | bytes, *, tenant: str = "demo", key: str | None = None, hook: str = ""
+) -> tuple[int, dict[str, Any]]:
+    """Send a signed CallRail webhook; (status, answer). `key=""` sends it unsigned."""
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    key = SIGNING_KEY.format(tenant) if key is None else key
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Signature"] = callrail.sign(data, key)
+    url = f"{base}/call-rail/{kind}" + (f"/{hook}" if hook else "")
+    async with aiohttp.ClientSession() as session, session.post(url, data=BytesIO(data), headers=headers) as response:
+        return response.status, msgspec.json.decode(await response.read())
+
+
+async def get(base: str, path: str, token: str | None = None, **headers: str) -> tuple[int, Any, Any]:
+    """GET; (status, headers, decoded body)."""
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    async with aiohttp.ClientSession() as session, session.get(base + path, headers=headers) as response:
+        return response.status, response.headers, msgspec.json.decode(await response.read() or b"null")
+
+
+def report(kind: str, call_id: int | None = None, **fields: Any) -> dict[str, Any]:
+    """A CallRail report about a call."""
+    return samples.callrail(kind, call_id or samples.new_call_id(), **fields)
