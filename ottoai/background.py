@@ -9,7 +9,7 @@ from typing import Any, Final
 log = logging.getLogger(__name__)
 
 # redis-py loses a cancellation that arrives together with its reply [seen]; so a task is told again.
-CANCEL_AGAIN: Final = 0.25
+CANCEL_AGAIN: Final = 0.05
 
 
 @asynccontextmanager

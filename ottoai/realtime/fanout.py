@@ -117,12 +117,13 @@ class Fanout:
         """Write what the ring has, as far as the client takes it; true once the connection is live. Does not await."""
         while connection.backfills:
             channel, after, until = connection.backfills[0]
+            if after >= until:
+                connection.backfills.pop(0)
+                continue
             if stream.floor > after or connection.unsent > HIGH:
                 return False
             done = self._write(connection, stream.recent(after, until), until, channel)
             connection.backfills[0] = (channel, done, until)
-            if done >= until:
-                connection.backfills.pop(0)
         if stream.floor > connection.cursor or connection.unsent > HIGH:
             return False
         entries = stream.recent(connection.cursor, stream.flushed)

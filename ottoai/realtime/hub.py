@@ -164,10 +164,10 @@ class Hub:
         stream = self.streams.get(appended.tenant_id)
         if stream is None:
             return
-        if appended.epoch != stream.epoch:
-            self._restart(stream)
-            return
         for event in appended.events:
+            if event.seq is not None and appended.epoch != stream.epoch:
+                self._restart(stream)
+                return
             if event.seq is None:
                 stream.pending.append(Entry(event))
                 self._count_transient_drops(stream)

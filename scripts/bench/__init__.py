@@ -1,0 +1,1 @@
+"""Benchmarks: what the product carries on this machine, beside its goals. They never fail on a time."""

@@ -1,0 +1,189 @@
+"""The invariant of the live hub: whatever is joined, left, stalled and appended in whatever order, each connection gets
+every event of its channels once, and on each channel in order."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ottoai.domain.events import Event
+from ottoai.metrics import Metrics
+from ottoai.realtime import fanout as fanout_module
+from ottoai.realtime import stream as stream_module
+from ottoai.realtime.connection import Connection
+from ottoai.realtime.fanout import Fanout
+from ottoai.realtime.messages import decode  # noqa: F401 - the module under the frames
+from ottoai.realtime.stream import Entry, Stream
+
+CHANNELS = ("tenant:t:events", "lead:a:timeline", "lead:b:timeline")
+
+
+class Wire(asyncio.Transport):
+    """A client's end: takes bytes as long as it reads, and shows what it got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = bytearray()
+        self.waiting = bytearray()
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        (self.taken if self.reading else self.waiting).extend(data)
+
+    def resume(self) -> None:
+        self.reading = True
+        self.taken += self.waiting
+        self.waiting.clear()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def events(self) -> list[tuple[int, set[str]]]:
+        found, at = [], 0
+        while at < len(self.taken):
+            size, begin = self.taken[at + 1], at + 2
+            if size == 126:
+                size, begin = int.from_bytes(self.taken[at + 2 : at + 4]), at + 4
+            message = msgspec.json.decode(bytes(self.taken[begin : begin + size]))
+            leads = {f"lead:{message['lead_id']}:timeline"} if "lead_id" in message else set()
+            found.append((message["seq"], leads | {CHANNELS[0]}))
+            at = begin + size
+        return found
+
+
+class World:
+    """One tenant's log, its stream here, and clients that come and go."""
+
+    def __init__(self) -> None:
+        self.log: list[Entry] = []
+        self.stream = Stream("t", 1, 0)
+        self.fanout = Fanout(Metrics("test"), self.close, self.read_log, self.lost)
+        self.wires: list[Wire] = []
+        self.connections: list[Connection] = []
+        self.expected: list[dict[str, int]] = []  # per connection and channel: events after this number are due
+
+    def close(self, connection: Connection, code: int, reason: str) -> None:
+        raise AssertionError(f"closed with {code}: {reason}")
+
+    def lost(self, connection: Connection, first: int, last: int) -> None:
+        raise AssertionError(f"lost {first}..{last}")
+
+    async def read_log(self, tenant, after, until, channel, limit):
+        await asyncio.sleep(0)
+        name = None if channel is None or channel[0] == "tenant" else f"lead:{channel[1]}:timeline"
+        page = [e for e in self.log[after:until] if name is None or name in e.channels][:limit]
+        await asyncio.sleep(0)
+        return page
+
+    def append(self, lead: str | None) -> None:
+        event = Event(
+            tenant_id="t", seq=len(self.log) + 1, event="test.x", ts=datetime.now(UTC), severity="info", trace_id="",
+            lead_id=lead, data=msgspec.Raw(b'{"filler":"' + b"x" * 200 + b'"}'),
+        )  # fmt: skip
+        entry = Entry(event)
+        self.log.append(entry)
+        self.stream.append(entry)
+        self.fanout.mark(self.stream)
+
+    def connect(self) -> None:
+        wire = Wire()
+        connection = Connection("t", "u", datetime.now(UTC) + timedelta(hours=1), wire, "")
+        self.stream.members[connection] = None
+        connection.cursor = self.stream.flushed
+        self.stream.join(connection)
+        self.wires.append(wire)
+        self.connections.append(connection)
+        self.expected.append({})
+
+    def join(self, index: int, channel: str, back: int | None) -> None:
+        """As Hub.subscribe does once it knows that the log reaches back."""
+        connection = self.connections[index]
+        if channel in connection.channels:
+            return
+        self.fanout.pause(self.stream, connection)
+        head = self.stream.flushed
+        start = head if back is None else max(0, head - back)
+        connection.channels[channel] = start
+        connection.backfills.append((channel, start, connection.cursor))
+        self.expected[index][channel] = start
+        self.fanout.follow(self.stream, connection)
+
+    async def settle(self) -> None:
+        for wire in self.wires:
+            wire.resume()
+        calm = 0
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+            live = all(connection.group is not None for connection in self.connections)
+            calm = calm + 1 if live and not self.stream.pending else 0
+            if calm == 30:  # turns, more than a flush of four connections takes
+                return
+        raise AssertionError("did not settle")
+
+    def check(self) -> None:
+        for wire, due in zip(self.wires, self.expected, strict=True):
+            got = wire.events()
+            numbers = [seq for seq, _ in got]
+            assert len(numbers) == len(set(numbers)), f"twice: {numbers}"
+            wanted = {e.seq for e in self.log if any(e.seq > due.get(c, e.seq) for c in e.channels)}
+            assert set(numbers) == wanted
+            for channel, start in due.items():
+                on_channel = [seq for seq, channels in got if channel in channels and seq > start]
+                in_order = [seq for seq in on_channel if not any(
+                    other != channel and seq > due.get(other, seq) for other in self.log[seq - 1].channels)]
+                assert in_order == sorted(in_order)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.sampled_from([None, "a", "b"]), st.integers(1, 8)),
+        st.tuples(st.just("join"), st.integers(0, 3), st.sampled_from(CHANNELS), st.sampled_from([None, 0, 3, 50])),
+        st.tuples(st.just("stall"), st.integers(0, 3)),
+        st.tuples(st.just("resume"), st.integers(0, 3)),
+        st.tuples(st.just("turns"), st.integers(1, 6)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps, ring=st.sampled_from([2, 10, 1000]))
+def test_every_event_once_and_in_order(monkeypatch, steps, ring):
+    monkeypatch.setattr(stream_module, "RING_EVENTS", ring)
+    monkeypatch.setattr(fanout_module, "YIELD_EVERY", 1)  # a turn of the loop after every single write
+    monkeypatch.setattr(fanout_module, "READ_PAGE", 3)
+    monkeypatch.setattr(fanout_module, "CHUNK", 300)
+    monkeypatch.setattr(fanout_module, "HIGH", 900)
+    monkeypatch.setattr(fanout_module, "LOW", 300)
+    monkeypatch.setattr(fanout_module, "DRAIN_POLL", 0)
+    monkeypatch.setattr(fanout_module, "WINDOW_MAX", 0)
+
+    async def play() -> None:
+        world = World()
+        for _ in range(4):
+            world.connect()
+        flusher = asyncio.create_task(world.fanout.run())
+        for step in steps:
+            match step:
+                case ("append", lead, count):
+                    for _ in range(count):
+                        world.append(lead)
+                case ("join", index, channel, back):
+                    world.join(index, channel, back)
+                case ("stall", index):
+                    world.wires[index].reading = False
+                case ("resume", index):
+                    world.wires[index].resume()
+                case ("turns", count):
+                    for _ in range(count):
+                        await asyncio.sleep(0)
+        await world.settle()
+        flusher.cancel()
+        world.check()
+
+    asyncio.run(play())
