@@ -15,7 +15,7 @@ CANCEL_AGAIN: Final = 0.05
 @asynccontextmanager
 async def running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run these beside the block. One that fails says so in the log; the block goes on without it."""
-    tasks = [asyncio.create_task(loop, name=loop.__qualname__) for loop in loops]
+    tasks = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", None)) for loop in loops]
     for task in tasks:
         task.add_done_callback(_report)
     try:

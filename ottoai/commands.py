@@ -166,7 +166,6 @@ def token_inspect(config: Config, args: Namespace) -> int:
 
 def send_webhook(config: Config, args: Namespace) -> int:
     """Sign and send a sample; exits 1 when it is not taken."""
-
     key = asyncio.run(signing_key(config, args.tenant))
     phone = {"customer_phone_number": args.phone} if args.phone else {}
     sample = samples.callrail(args.kind, args.id or samples.new_call_id(), **phone)

@@ -196,7 +196,7 @@ class Waker:
 
     async def run(self) -> None:
         """Enqueue until closed, and then what is left."""
-        while not self._closing:
+        while self._waiting or not self._closing:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:

@@ -56,9 +56,8 @@ async def demo(config: Config, base: str) -> int:
         while not seen or seen[-1]["event"] != LAST:
             event = await socket.event(timeout=WITHIN)
             seen.append(event)
-            print(
-                f"  {(time.perf_counter() - started) * 1000:6.0f} ms  seq {event['seq']:<5} {event['event']:<26} {describe(event)}"
-            )
+            took = (time.perf_counter() - started) * 1000
+            print(f"  {took:6.0f} ms  seq {event['seq']:<5} {event['event']:<26} {describe(event)}")
         print("\nThe same webhook once more:")
         again = await post(session, base, body, key)
         try:

@@ -106,7 +106,7 @@ saved as (
 turn as (
     select
         k.id is null as first_heard,
-        s.status = 'completed' and k.status is distinct from 'completed' as completed,
+        s.status = 'completed' and k.status is distinct from 'completed' as completed, -- noqa: PRS
         s.missed and k.missed is not true as missed,
         s.shape - 'version' is distinct from k.shape as changed,
         s.started_at < now() - :rescue_window as too_late

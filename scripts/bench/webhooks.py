@@ -25,7 +25,7 @@ async def run() -> Result:
         connector = aiohttp.TCPConnector(limit=200)
         async with aiohttp.ClientSession(connector=connector) as session:
 
-            async def send(n: int, body: bytes, signature: str, due: float) -> None:
+            async def send(body: bytes, signature: str, due: float) -> None:
                 headers = {"Signature": signature, "Content-Type": "application/json"}
                 url = f"{on.base}/call-rail/call-complete"
                 async with session.post(url, data=BytesIO(body), headers=headers) as response:
@@ -40,7 +40,7 @@ async def run() -> Result:
             for n, (body, signature) in enumerate(ready):
                 due = started + n / PER_SECOND
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                tasks.append(asyncio.create_task(send(n, body, signature, due)))
+                tasks.append(asyncio.create_task(send(body, signature, due)))
             await asyncio.gather(*tasks)
             took = time.perf_counter() - started
             after = on.api.cpu_times()
@@ -60,8 +60,12 @@ def _signed(n: int) -> tuple[bytes, str]:
     phone = f"+1212{200 + n // 10_000 % 700:03}{n % 10_000:04}"
     body = msgspec.json.encode(
         samples.callrail(
-            "call-complete", 10**9 + n, company_id=1000 + n % TENANTS, company_resource_id=None,
-            customer_phone_number=phone, tracking_phone_number=None,
-        )  # fmt: skip
+            "call-complete",
+            10**9 + n,
+            company_id=1000 + n % TENANTS,
+            company_resource_id=None,
+            customer_phone_number=phone,
+            tracking_phone_number=None,
+        )
     )
     return body, callrail.sign(body, KEY)

@@ -18,7 +18,7 @@ end
 $$;
 
 -- set: the processes take the role on; inherit: psql sees what the role sees without asking.
-grant ottoai_app to current_user with inherit false, set true;
+grant ottoai_app to current_user with inherit false, set true; -- noqa: PRS
 grant ottoai_system to current_user with inherit true, set true;
 grant usage on schema public to ottoai_app, ottoai_system;
 

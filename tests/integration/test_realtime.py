@@ -170,7 +170,7 @@ async def test_foreign_and_missing_channels_get_the_same_answer(base, make_token
         await emit(base, tenant="other")
         await nothing_more(socket)
     async with aiohttp.ClientSession() as session, session.get(f"{base}/metrics?scope=local") as response:
-        assert 'cross_tenant_access_attempts_total{' in (text := await response.text())
+        assert "cross_tenant_access_attempts_total{" in (text := await response.text())
         assert f'route="/ws"}} {len(names)}' in text
 
 
@@ -233,7 +233,13 @@ async def test_since_that_cannot_be_served_says_so(base, make_token, database_ur
     execute(database_url, "set role ottoai_system; delete from events where seq <= 3")
     async with connect(base, make_token()) as socket:
         epoch = socket.welcome["epoch"]
-        for since, recovered in ((f"{epoch}.3", True), (f"{epoch}.2", False), (f"{epoch}.99", False), (f"{epoch - 1}.5", False), ("4", True)):
+        for since, recovered in (
+            (f"{epoch}.3", True),
+            (f"{epoch}.2", False),
+            (f"{epoch}.99", False),
+            (f"{epoch - 1}.5", False),
+            ("4", True),
+        ):
             result = await socket.subscribe(CHANNEL, since)
             assert (since, result["recovered"]) == (since, recovered)
             assert result["replayed"] == (5 - int(since.rpartition(".")[2]) if recovered else 0)

@@ -149,8 +149,8 @@ async def test_unusable_deliveries_get_their_documented_answer(base, body, key, 
 
 @pytest.mark.parametrize(
     ("fields", "told"),
-    [({"id": None, "resource_id": ""}, "id:"), ({"duration": "long"}, "duration:"), ({"answered": "perhaps"}, "answered:"),
-     ({"direction": "sideways"}, "direction:"), ({"start_time": "yesterday"}, "start_time:")],
+    [({"id": None, "resource_id": ""}, "id:"), ({"duration": "long"}, "duration:"),
+     ({"answered": "perhaps"}, "answered:"), ({"direction": "sideways"}, "direction:"), ({"start_time": "yesterday"}, "start_time:")],
 )  # fmt: skip
 async def test_well_signed_but_unusable_is_quarantined_once(base, database_url, fields, told):
     body = report("call-complete", 7013, **fields)
@@ -250,7 +250,9 @@ async def test_figures_count_outcomes(base):
     async with aiohttp.ClientSession() as session, session.get(f"{base}/metrics?scope=local") as response:
         text = await response.text()
     for outcome in ("processed", "duplicate", "rejected"):
-        assert re.search(rf'webhook_requests_total{{[^}}]*outcome="{outcome}"[^}}]*provider="callrail"[^}}]*}} 1\n', text)
+        assert re.search(
+            rf'webhook_requests_total{{[^}}]*outcome="{outcome}"[^}}]*provider="callrail"[^}}]*}} 1\n', text
+        )
     assert samples.TRACKING_NUMBER not in text
 
 

@@ -134,8 +134,11 @@ class World:
             assert set(numbers) == wanted
             for channel, start in due.items():
                 on_channel = [seq for seq, channels in got if channel in channels and seq > start]
-                in_order = [seq for seq in on_channel if not any(
-                    other != channel and seq > due.get(other, seq) for other in self.log[seq - 1].channels)]
+                in_order = [
+                    seq
+                    for seq in on_channel
+                    if not any(other != channel and seq > due.get(other, seq) for other in self.log[seq - 1].channels)
+                ]
                 assert in_order == sorted(in_order)
 
 
