@@ -59,7 +59,7 @@ known_lead as (
 
 saved_lead as (
     insert into leads as l (tenant_id, phone, name, source, last_contact_at)
-    select :tenant_id, customer_phone, customer_name, source, coalesce(started_at, :received_at)
+    select :tenant_id, customer_phone, customer_name, source, coalesce(started_at, :received_at::timestamptz)
     from merged
     where customer_phone is not null
     on conflict (tenant_id, phone) do update set
@@ -80,7 +80,7 @@ saved as (
         case when m.final then 'completed' when m.reports ? '2' then 'routed' else 'ringing' end,
         m.answered, m.voicemail,
         coalesce(m.final and m.direction = 'inbound' and (m.answered is false or m.voicemail), false),
-        m.duration_seconds, coalesce(m.started_at, :received_at), m.customer_phone, m.customer_name,
+        m.duration_seconds, coalesce(m.started_at, :received_at::timestamptz), m.customer_phone, m.customer_name,
         m.tracking_phone, m.source, m.reports
     from merged as m left join saved_lead as l on true
     on conflict (tenant_id, provider, external_id) do update set
@@ -109,7 +109,7 @@ turn as (
         s.status = 'completed' and k.status is distinct from 'completed' as completed, -- noqa: PRS
         s.missed and k.missed is not true as missed,
         s.shape - 'version' is distinct from k.shape as changed,
-        s.started_at < now() - :rescue_window as too_late
+        s.started_at < now() - :rescue_window::interval as too_late
     from saved as s left join known as k on true
 ),
 
@@ -117,7 +117,7 @@ rescue as (
     insert into missed_calls (tenant_id, call_id, lead_id, status, called_at, text_due_at)
     select
         :tenant_id, s.id, s.lead_id, case when t.too_late then 'expired' else 'queued' end, s.started_at,
-        case when not t.too_late then :text_due_at end
+        case when not t.too_late then :text_due_at::timestamptz end
     from saved as s, turn as t
     where t.missed and s.lead_id is not null
     on conflict (tenant_id, call_id) do nothing
@@ -128,7 +128,7 @@ staged as (
     insert into outbox (tenant_id, job, queue, subject_id, enqueue_at, trace_context)
     select
         :tenant_id, 'text_missed_call', 'urgent', r.id,
-        greatest(r.text_due_at, now() + :repair_after), :trace_context
+        greatest(r.text_due_at, now() + :repair_after::interval), :trace_context
     from rescue as r
     where r.status = 'queued'
     returning id, queue
@@ -160,7 +160,7 @@ select
     (
         select coalesce(jsonb_agg(to_jsonb(j)), '[]')::text
         from staged as j
-        where :text_due_at <= now()
+        where :text_due_at::timestamptz <= now()
     ) as jobs,
     (select epoch from heads where tenant_id = :tenant_id) as epoch,
     (

@@ -147,6 +147,18 @@ async def test_lost_connections_are_replaced(db, database_url):
     assert await queries().roles.ping(db.system())
 
 
+async def test_a_prepared_query_survives_errors_before_it(db, base, database_url):
+    """An error in the statement before the PREPARE must not leave a connection that believes to have prepared."""
+    lock = "select pg_advisory_xact_lock(hashtextextended('demo' || chr(31) || 'callrail' || chr(31) || '9100', 0))"
+    async with db.transaction("demo") as tx:
+        await tx.run("hold", lock, {})
+        blocked = [deliver(base, "pre-call", report("pre-call", 9100)) for _ in range(3)]
+        answers = await asyncio.gather(*blocked)
+        assert [status for status, _ in answers] == [503] * 3
+    for call_id in range(9100, 9110):
+        assert (await deliver(base, "pre-call", report("pre-call", call_id)))[1]["status"] == "processed"
+
+
 async def test_a_full_pool_says_so(database_url, redis_url, monkeypatch):
     from ottoai import db as module
 

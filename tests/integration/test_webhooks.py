@@ -150,7 +150,8 @@ async def test_unusable_deliveries_get_their_documented_answer(base, body, key, 
 @pytest.mark.parametrize(
     ("fields", "told"),
     [({"id": None, "resource_id": ""}, "id:"), ({"duration": "long"}, "duration:"),
-     ({"answered": "perhaps"}, "answered:"), ({"direction": "sideways"}, "direction:"), ({"start_time": "yesterday"}, "start_time:")],
+     ({"answered": "perhaps"}, "answered:"), ({"direction": "sideways"}, "direction:"),
+     ({"start_time": "yesterday"}, "start_time:")],
 )  # fmt: skip
 async def test_well_signed_but_unusable_is_quarantined_once(base, database_url, fields, told):
     body = report("call-complete", 7013, **fields)
