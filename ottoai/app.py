@@ -6,7 +6,9 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import aiohttp_jinja2
 from aiohttp import web
+from jinja2 import PackageLoader
 
 from ottoai import __version__, queue, tally
 from ottoai.background import running
@@ -20,7 +22,6 @@ from ottoai.realtime.hub import open_hub
 from ottoai.redis_pool import open_redis
 from ottoai.web import keys
 from ottoai.web.auth import Tokens
-from ottoai.web.figures import DatabaseFigures
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.middlewares import authenticate, observe
@@ -41,7 +42,9 @@ def build_app(config: Config) -> web.Application:
     app[keys.METRICS] = Metrics(__version__)
     app[keys.TOKENS] = Tokens(config)
     app[keys.SOCKETS] = Sockets()
+    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
     app.cleanup_ctx.append(resources)
+    app.on_response_prepare.append(hide_server)
     app.on_shutdown.append(drain)
     add_routes(app)
     return app
@@ -52,7 +55,7 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
     """Everything the handlers use, opened in order and closed in the reverse."""
     config, metrics = app[keys.CONFIG], app[keys.METRICS]
     async with AsyncExitStack() as stack:
-        db = app[keys.DB] = await stack.enter_async_context(open_pool(config, DatabaseFigures(metrics)))
+        db = app[keys.DB] = await stack.enter_async_context(open_pool(config, metrics))
         client = app[keys.REDIS] = await stack.enter_async_context(open_redis(config))
         bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
         waker = await stack.enter_async_context(open_waker(config))
@@ -67,6 +70,11 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
             checked.set()
         await stack.enter_async_context(running(gauges.watch_loop(), _check_privilege(db, checked)))
         yield
+
+
+async def hide_server(_request: web.Request, response: web.StreamResponse) -> None:
+    """Nobody needs to know which version of what answers."""
+    response.headers["Server"] = "ottoai"
 
 
 async def drain(app: web.Application) -> None:

@@ -25,7 +25,6 @@ from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
 from ottoai.web.auth import Tokens, issue
-from ottoai.web.figures import DatabaseFigures
 from ottoai.webhooks import callrail
 from ottoai.webhooks.receive import DEMO, Ingest, replay_unclaimed
 
@@ -187,7 +186,7 @@ def send_webhook(config: Config, args: Namespace) -> int:
 
 async def signing_key(config: Config, tenant_id: str) -> str:
     """The current CallRail signing key of a tenant. Raises NotFound, InvalidInput."""
-    async with open_pool(config, DatabaseFigures(Metrics(__version__))) as db:
+    async with open_pool(config, Metrics(__version__)) as db:
         tenant = await tenants.by_id(db.system(), tenant_id, callrail.NAME)
     if tenant is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
@@ -230,7 +229,7 @@ def _secret(value: str) -> str:
 
 def _with_database(config: Config, do: Callable[[Database], Awaitable[Result]]) -> Result:
     async def run() -> Result:
-        async with open_pool(config, DatabaseFigures(Metrics(__version__))) as db:
+        async with open_pool(config, Metrics(__version__)) as db:
             return await do(db)
 
     return asyncio.run(run())

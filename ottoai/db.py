@@ -31,6 +31,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn
 
 from ottoai.config import Config
 from ottoai.errors import ConfigError, Conflict, InvalidInput, NotFound, OttoError, StoreUnavailable, UnknownCommit
+from ottoai.metrics import Metrics
 
 Row = dict[str, Any]
 
@@ -68,24 +69,14 @@ class Session(Protocol):
         """Execute and return the rows of the last statement. Raises StoreUnavailable, UnknownCommit, Conflict."""
 
 
-class Observer(Protocol):
-    """Who is told how the database is doing."""
-
-    def query(self, name: str, seconds: float) -> None:
-        """A query took that long."""
-
-    def waited(self, seconds: float) -> None:
-        """A connection was handed out after that long."""
-
-
 class Pool:
     """Connections of one role. Free ones are taken first; new ones are opened outside any lock."""
 
-    def __init__(self, dsn: str, role: str, size: int, observer: Observer) -> None:
+    def __init__(self, dsn: str, role: str, size: int, metrics: Metrics) -> None:
         self.role = role
         self.size = size
         self.in_use = 0
-        self.observer = observer
+        self.metrics = metrics
         self._dsn = make_dsn(
             dsn,
             options=_options(role),
@@ -115,7 +106,7 @@ class Pool:
         connection: aiopg.Connection | None = None
         try:
             connection = self._take() or await self._connect()
-            self.observer.waited(time.perf_counter() - asked)
+            self.metrics.db_pool_wait_seconds.observe(time.perf_counter() - asked)
             yield connection
         finally:
             self.in_use -= 1
@@ -230,11 +221,11 @@ class Database:
 
 
 @asynccontextmanager
-async def open_pool(config: Config, observer: Observer) -> AsyncIterator[Database]:
+async def open_pool(config: Config, metrics: Metrics) -> AsyncIterator[Database]:
     """The database of one process. Does not connect yet: a process starts without its database too."""
-    app = Pool(config.database_url, "ottoai_app", config.db_pool_size, observer)
+    app = Pool(config.database_url, "ottoai_app", config.db_pool_size, metrics)
     # The system role does little, rarely: two connections keep a slow page from delaying heads and routing.
-    system = Pool(config.database_url, "ottoai_system", max(2, config.db_pool_size // 3), observer)
+    system = Pool(config.database_url, "ottoai_system", max(2, config.db_pool_size // 3), metrics)
     database = Database(app, system)
     try:
         yield database
@@ -287,7 +278,7 @@ async def _execute(
             raise
         raise translated from error
     finally:
-        pool.observer.query(name, time.perf_counter() - started)
+        pool.metrics.db_query_duration_seconds.observe(time.perf_counter() - started, query=name)
 
 
 def _translated(error: psycopg2.Error | TimeoutError, connection: aiopg.Connection) -> OttoError | None:

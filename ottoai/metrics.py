@@ -7,7 +7,7 @@ tenant. How a figure is kept and written is the matter of `instruments`; what is
 import os
 import platform
 import threading
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import psutil
 
@@ -35,10 +35,27 @@ STORE_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # 50 ms is the flush window
 
 
+Kind = Literal["api", "worker", "beat"]
+
+# Which processes measure a figure, by the beginning of its name; every process measures the others.
+ONLY_IN: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
+    ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "ready")),
+    ("api", ("rq_", "redis_", "worker_last_")),
+    ("worker", ("worker_",)),
+    ("beat", ("beat_", "outbox_")),
+)
+
+
+def measured_in(name: str) -> Kind | None:
+    """The kind of process that measures this figure; None when every one does."""
+    return next((kind for kind, beginnings in ONLY_IN if name.startswith(beginnings)), None)
+
+
 class Metrics:
     """The figures of one process: made once when it starts, passed to whoever measures."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, kind: Kind = "api") -> None:
+        self._kind = kind
         self._lock = threading.Lock()
         self._instruments: list[Instrument] = []
         # A fork while another thread counts would leave the child with a lock that nobody opens.
@@ -154,9 +171,12 @@ class Metrics:
         self.process_threads = g("process_threads", "Threads.")
 
     def render(self) -> str:
-        """All figures in the Prometheus text format 0.0.4. Any thread may call it; it costs a few milliseconds."""
+        """All figures in the Prometheus text format 0.0.4. Any thread may call it; it costs a few milliseconds.
+
+        A process shows what it can measure: zeros of what happens elsewhere would look like an outage there.
+        """
         self._read_process()
-        return exposition(self._instruments)
+        return exposition([each for each in self._instruments if measured_in(each.name) in (None, self._kind)])
 
     def table(self) -> str:
         """The declared metrics as a Markdown table, for the docs."""

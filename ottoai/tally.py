@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import msgspec
 import redis
@@ -23,10 +23,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ottoai.instruments import escape
+from ottoai.metrics import Kind
 
 logger = logging.getLogger(__name__)
-
-Kind = Literal["api", "worker", "beat"]
 
 EVERY_SECONDS: Final = 5.0  # three misses still fit into ALIVE_SECONDS, and a scrape is never much older than this
 PAUSE_SECONDS: Final = 0.5  # between two writes: a hundred jobs a second must not mean a hundred snapshots

@@ -125,9 +125,9 @@ rescue as (
 ),
 
 staged as (
-    insert into outbox (tenant_id, job, queue, subject_id, enqueue_at, trace_context)
+    insert into outbox (tenant_id, job, queue, subject_id, due_at, enqueue_at, trace_context)
     select
-        :tenant_id, 'text_missed_call', 'urgent', r.id,
+        :tenant_id, 'text_missed_call', 'urgent', r.id, greatest(r.text_due_at, now()),
         greatest(r.text_due_at, now() + :repair_after::interval), :trace_context
     from rescue as r
     where r.status = 'queued'

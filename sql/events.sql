@@ -69,15 +69,3 @@ select
     seq
 from heads
 where tenant_id = any(:tenants);
-
--- name: retire$
--- Deletes a batch of events from before `before`; returns how many. Run as ottoai_system.
-with gone as (
-    delete from events
-    where (tenant_id, seq) in (
-        select tenant_id, seq from events where ts < :before order by ts limit :limit for update skip locked
-    )
-    returning seq
-)
-
-select count(*) from gone;

@@ -3,7 +3,7 @@
 -- name: due
 -- Open jobs that nobody has or is about to have, oldest first; each is put off by `put_off`, so that the next tick
 -- leaves it alone while it waits in its queue. Run as ottoai_system.
-update outbox set enqueue_at = now() + :put_off
+update outbox set enqueue_at = now() + :put_off::interval
 where
     id in (
         select id from outbox
@@ -15,21 +15,30 @@ where
 returning id::text, queue;
 
 -- name: lease^
--- Takes one open job for `lease`, unless another worker has it. `abandoned` says that an attempt before this one
--- ended without a word: its worker was killed. Run as ottoai_system, since a job's id is all a worker is told.
-update outbox
-set attempts = attempts + 1, leased_until = now() + :lease, enqueue_at = now() + :lease
-where id = :id and state = 'open' and (leased_until is null or leased_until <= now())
+-- Takes one open job for `lease`, unless another worker has it. `abandoned` says that the attempt before this one
+-- ended without a word (whatever else ends one takes its lease away): its worker was killed. Run as ottoai_system,
+-- since a job's id is all a worker is told.
+with found as (
+    select id, leased_until is not null as abandoned
+    from outbox
+    where id = :id and state = 'open' and (leased_until is null or leased_until <= now())
+    for update
+)
+
+update outbox as o
+set attempts = o.attempts + 1, leased_until = now() + :lease::interval, enqueue_at = now() + :lease::interval
+from found as f
+where o.id = f.id
 returning
-    id::text,
-    tenant_id,
-    job,
-    queue,
-    subject_id::text,
-    attempts,
-    attempts > 1 and error is null as abandoned,
-    trace_context,
-    extract(epoch from now() - created_at)::float as age_seconds;
+    o.id::text,
+    o.tenant_id,
+    o.job,
+    o.queue,
+    o.subject_id::text,
+    o.attempts,
+    f.abandoned,
+    o.trace_context,
+    extract(epoch from now() - o.due_at)::float as waited_seconds;
 
 -- name: done!
 -- Closes a job whose effect needed no other change.
@@ -37,7 +46,12 @@ update outbox set state = 'done', finished_at = now(), leased_until = null where
 
 -- name: put_off!
 -- Gives a job back after a failure, to be tried again in `backoff`.
-update outbox set error = :error, leased_until = null, enqueue_at = now() + :backoff
+update outbox
+set
+    error = :error,
+    leased_until = null,
+    due_at = now() + :backoff::interval,
+    enqueue_at = now() + :backoff::interval
 where id = :id and state = 'open';
 
 -- name: bury^
@@ -70,18 +84,3 @@ select
     coalesce(extract(epoch from now() - min(enqueue_at) filter (where enqueue_at <= now())), 0)::float as oldest_seconds
 from outbox
 where state = 'open';
-
--- name: retire$
--- Deletes a batch of jobs done before `before`; returns how many. Run as ottoai_system.
-with gone as (
-    delete from outbox
-    where id in (
-        select id from outbox
-        where state = 'done' and finished_at < :before
-        limit :limit
-        for update skip locked
-    )
-    returning id
-)
-
-select count(*) from gone;

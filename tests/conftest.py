@@ -21,7 +21,6 @@ from ottoai.domain import tenants
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.web.auth import issue
-from ottoai.web.figures import DatabaseFigures
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 SIGNING_KEY = "signing-key-of-{}"
@@ -110,7 +109,7 @@ def make_config(database_url: str, redis_url: str, **settings: str) -> Config:
 
 @pytest.fixture
 async def db(config: Config) -> AsyncIterator[Database]:
-    async with open_pool(config, DatabaseFigures(Metrics("test"))) as database:
+    async with open_pool(config, Metrics("test")) as database:
         yield database
 
 

@@ -35,7 +35,7 @@ class Leased(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     abandoned: bool
     trace_context: str
-    age_seconds: float
+    waited_seconds: float
 
 
 def staged(row: Row) -> tuple[Due, ...]:

@@ -29,17 +29,17 @@ class Connection:
     """An authenticated socket of one user of one tenant."""
 
     __slots__ = (
-        "backfills",
         "batch",
+        "changes",
         "channels",
         "closed_for",
-        "cursor",
         "expires_at",
         "group",
         "id",
         "ip",
         "last_heard",
         "reader",
+        "served",
         "tenant_id",
         "transport",
         "user_id",
@@ -58,15 +58,15 @@ class Connection:
         self.last_heard = time.monotonic()
         self.warned = False  # whether it was told that its token runs out
         self.closed_for: str | None = None  # why the server is closing it
-        # What it listens to, each with the number after which events count.
+        # What it listens to, each with the number after which events count, and how often that was changed.
         self.channels: dict[str, int] = {}
-        # Live: the group it is written with, and the last batch of that group it has. Else: catching up from `cursor`,
-        # after older stretches of single channels.
+        self.changes = 0
+        # Live: the group it is written with, and the last batch of that group that it has.
         self.group: Group | None = None
         self.batch = 0
-        self.cursor = 0
-        self.backfills: list[tuple[str, int, int]] = []
+        # Catching up: the task that does, and for each channel the number up to which it is served.
         self.reader: asyncio.Task[None] | None = None
+        self.served: dict[str, int] = {}
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the socket; never waits."""
@@ -87,9 +87,29 @@ class Connection:
         """Whether writing is pointless."""
         return self.closed_for is not None or self.transport.is_closing()
 
-    def wants(self, channels: tuple[str, ...], seq: int | None) -> bool:
-        """Whether an event with these channels and this number is for this connection."""
-        joined = self.channels
-        if seq is None:
-            return any(channel in joined for channel in channels)
-        return any(seq > joined.get(channel, seq) for channel in channels)
+    def join(self, channel: str, start: int) -> None:
+        """Listen to a channel's events after this number. The connection must not be live."""
+        self.channels[channel] = self.served[channel] = start
+        self.changes += 1
+
+    def leave(self, channel: str) -> bool:
+        """Listen to a channel no longer; whether it did. The connection must not be live."""
+        self.changes += 1
+        self.served.pop(channel, None)
+        return self.channels.pop(channel, None) is not None
+
+    def due(self, channels: tuple[str, ...], seq: int) -> bool:
+        """Whether an event of the log is still to be written: some channel wants it, and none has brought it yet."""
+        wanted = [self.served[channel] for channel in channels if seq > self.channels.get(channel, seq)]
+        return bool(wanted) and all(seq > served for served in wanted)
+
+    def serve(self, until: int) -> None:
+        """What was due up to this number has been written."""
+        self.served = {channel: max(served, until) for channel, served in self.served.items()}
+
+    def stretch(self, head: int) -> tuple[str | None, int, int]:
+        """What to read next: (the one channel it is for, or None for several; after; until)."""
+        after = min(self.served.values(), default=head)
+        behind = [channel for channel, served in self.served.items() if served == after]
+        until = min((served for served in self.served.values() if served > after), default=head)
+        return (behind[0] if len(behind) == 1 else None), after, until

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from ottoai.domain.events import LATEST, Channel, parse_channel
+from ottoai.domain.events import Channel, parse_channel
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.realtime.connection import HIGH, LOW, Closer, Connection
@@ -97,7 +97,7 @@ class Fanout:
             self.follow(stream, connection)
 
     def pause(self, stream: Stream, connection: Connection) -> None:
-        """Take a live connection out of the live stream, with all that is flushed; it then has a cursor of its own."""
+        """Take a live connection out of the live stream, with all that is flushed; from then on it is served apart."""
         group = connection.group
         if group is None:
             return
@@ -106,7 +106,7 @@ class Fanout:
             connection.write(group.bytes)
             self._metrics.ws_messages_sent_total.inc(group.count)
         stream.leave(connection)
-        connection.cursor = stream.flushed
+        connection.served = dict.fromkeys(connection.channels, stream.flushed)
 
     def follow(self, stream: Stream, connection: Connection) -> None:
         """Bring a paused connection back to the live stream: at once from the ring if that reaches, else by a task."""
@@ -115,43 +115,36 @@ class Fanout:
 
     def _advance(self, stream: Stream, connection: Connection) -> bool:
         """Write what the ring has, as far as the client takes it; true once the connection is live. Does not await."""
-        while connection.backfills:
-            channel, after, until = connection.backfills[0]
-            if after >= until:
-                connection.backfills.pop(0)
-                continue
+        head = stream.flushed
+        after = min(connection.served.values(), default=head)
+        if after < head:
             if stream.floor > after or connection.unsent > HIGH:
                 return False
-            done = self._write(connection, stream.recent(after, until), until, channel)
-            connection.backfills[0] = (channel, done, until)
-        if stream.floor > connection.cursor or connection.unsent > HIGH:
-            return False
-        entries = stream.recent(connection.cursor, stream.flushed)
-        connection.cursor = self._write(connection, entries, stream.flushed)
-        if connection.cursor < stream.flushed:
-            return False
+            if self._write(connection, stream.recent(after, head), head) < head:
+                return False
         stream.join(connection)
         return True
 
-    def _write(self, connection: Connection, entries: Iterable[Entry], until: int, only: str | None = None) -> int:
-        """Write what the connection wants of these (with `only`: what it wants for that channel alone), until it is
-        slow; returns the number up to which it is served.
-        """
+    def _write(self, connection: Connection, entries: Iterable[Entry], until: int) -> int:
+        """Write what is due of these entries, until the client is slow; returns the number up to which it is served."""
         chunk: list[bytes] = []
         size = count = 0
         for entry in entries:
-            if wanted(connection, entry, only):
+            seq = entry.seq or 0
+            if connection.due(entry.channels, seq):
                 chunk.append(entry.frame)
                 size += len(entry.frame)
                 count += 1
             if size >= CHUNK:
                 connection.write(b"".join(chunk))
                 chunk, size = [], 0
-                if connection.unsent > HIGH and entry.seq is not None:
-                    until = entry.seq
+                if connection.unsent > HIGH:
+                    until = seq
                     break
-        connection.write(b"".join(chunk)) if chunk else None
+        if chunk:
+            connection.write(b"".join(chunk))
         self._metrics.ws_messages_sent_total.inc(count)
+        connection.serve(until)
         return until
 
     async def _catch_up(self, stream: Stream, connection: Connection) -> None:
@@ -178,37 +171,24 @@ class Fanout:
 
     async def _read_on(self, stream: Stream, connection: Connection) -> None:
         """Write a page from the log."""
-        if connection.backfills:
-            channel, after, until = connection.backfills[0]
-        else:
-            channel, after, until = None, connection.cursor, stream.flushed
+        channel, after, until = connection.stretch(stream.flushed)
+        changes = connection.changes
+        parsed = parse_channel(channel) if channel else None
         try:
             async with self._readers:
-                parsed = parse_channel(channel) if channel else None
                 page = await self._read_log(stream.tenant_id, after, until, parsed, READ_PAGE)
         except StoreUnavailable:
             await asyncio.sleep(RETRY)
             return
-        served = until if len(page) < READ_PAGE else (page[-1].seq or LATEST)
-        if channel is None:
-            if connection.backfills:
-                return  # a channel was joined while the log was read: what is older of it goes first
-            self._report_hole(connection, after, page, served)
-            connection.cursor = self._write(connection, page, served)
-        elif connection.backfills and connection.backfills[0] == (channel, after, until):
-            done = self._write(connection, page, served, channel)
-            connection.backfills[0] = (channel, done, until)
+        if connection.changes != changes:
+            return  # a channel came or went while the log was read: what is older of it would have to go first
+        until = until if len(page) < READ_PAGE else (page[-1].seq or until)
+        if parsed is None or parsed[0] == "tenant":
+            self._report_hole(connection, after, page, until)
+        self._write(connection, page, until)
 
-    def _report_hole(self, connection: Connection, after: int, page: list[Entry], served: int) -> None:
-        first = page[0].seq if page and page[0].seq is not None else served + 1
+    def _report_hole(self, connection: Connection, after: int, page: list[Entry], until: int) -> None:
+        """A tenant's log has no gaps: what is missing at the beginning of a page is gone for good."""
+        first = page[0].seq if page and page[0].seq is not None else until + 1
         if first > after + 1:
             self._lost(connection, after + 1, first - 1)
-
-
-def wanted(connection: Connection, entry: Entry, only: str | None) -> bool:
-    """Whether an entry is still to be written: for one channel alone, when the others did not bring it already."""
-    if only is None:
-        return connection.wants(entry.channels, entry.seq)
-    if only not in entry.channels:
-        return False
-    return not connection.wants(tuple(channel for channel in entry.channels if channel != only), entry.seq)

@@ -56,7 +56,6 @@ class Hub:
         """Take a connection in; returns its tenant's stream. Raises NotFound (no such tenant), StoreUnavailable."""
         stream = await self._stream(connection.tenant_id)
         stream.members[connection] = None
-        connection.cursor = stream.flushed
         stream.join(connection)
         self.connections[connection.id] = connection
         self.wheel.add(connection)
@@ -84,14 +83,11 @@ class Hub:
         recovered, replayed, counted_to = await self._probe(stream, channel, since)
         # From here on nothing awaits, so the connection's place in the stream is exact.
         self.fanout.pause(stream, connection)
-        self._forget(connection, channel)
+        connection.leave(channel)
         head = stream.flushed
-        connection.channels[channel] = head
         if since is not None and recovered:
-            start = since[1]
-            connection.channels[channel] = start
-            connection.backfills.append((channel, start, connection.cursor))
             replayed += sum(channel in entry.channels for entry in stream.recent(counted_to, head))
+        connection.join(channel, since[1] if since is not None and recovered else head)
         connection.send(
             SubscribeResult(
                 channel=channel, success=True, epoch=stream.epoch, seq=head, recovered=recovered, replayed=replayed
@@ -103,16 +99,11 @@ class Hub:
         """Leave a channel; what was committed before may still have been written."""
         stream = self.streams[connection.tenant_id]
         self.fanout.pause(stream, connection)
-        joined = self._forget(connection, channel)
+        joined = connection.leave(channel)
         error = None if joined else "not subscribed"
         result = UnsubscribeResult(channel=channel, success=joined, epoch=stream.epoch, seq=stream.flushed, error=error)
         connection.send(result)
         self.fanout.follow(stream, connection)
-
-    @staticmethod
-    def _forget(connection: Connection, channel: str) -> bool:
-        connection.backfills = [entry for entry in connection.backfills if entry[0] != channel]
-        return connection.channels.pop(channel, None) is not None
 
     async def _probe(self, stream: Stream, channel: str, since: Since | None) -> tuple[bool | None, int, int]:
         """(whether the log still tells what came after `since`, how many events of the channel that is up to a

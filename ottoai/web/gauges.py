@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Final
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from ottoai import tally
 from ottoai.db import Database
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
-from ottoai.queue import Queues
+from ottoai.queue import Depth, Queues
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Gauges:
                 async with asyncio.timeout(SHARED):
                     await self._memory()
                     await self._depths()
+                    await self._workers()
             except (RedisError, StoreUnavailable, OSError, TimeoutError) as error:
                 log.warning("Figures of Redis not readable", extra={"error": repr(error)})
             self._until = time.monotonic() + SHARED
@@ -57,12 +60,29 @@ class Gauges:
         self._metrics.redis_memory_used_bytes.set(info["used_memory"])
         self._metrics.redis_memory_max_bytes.set(info.get("maxmemory", 0))
 
+    async def depths(self) -> list[Depth] | None:
+        """How full the queues are; None when Redis does not tell."""
+        try:
+            return await asyncio.to_thread(self._queues.depths)
+        except StoreUnavailable:
+            return None
+
     async def _depths(self) -> None:
-        for depth in await asyncio.to_thread(self._queues.depths):
+        for depth in await self.depths() or []:
             self._metrics.rq_queue_length.set(depth.length, queue=depth.queue)
             self._metrics.rq_queue_oldest_job_age_seconds.set(depth.oldest_seconds, queue=depth.queue)
             for state, count in depth.jobs.items():
                 self._metrics.rq_jobs.set(count, queue=depth.queue, state=state)
+
+    async def _workers(self) -> None:
+        now = datetime.now(UTC)
+        workers = [found for found in await tally.read(self._redis) if found.kind == "worker"]
+        heard = [({"worker": worker.name}, worker.at.timestamp()) for worker in workers]
+        self._metrics.worker_last_heartbeat_timestamp_seconds.replace(heard)
+        alive = [worker for worker in workers if tally.alive(worker, now)]
+        busy = sum(worker.state == "busy" for worker in alive)
+        self._metrics.rq_workers.set(busy, state="busy")
+        self._metrics.rq_workers.set(len(alive) - busy, state="idle")
 
     async def watch_loop(self) -> None:
         """Measure for ever how late the event loop wakes."""

@@ -1,13 +1,16 @@
 """Every URL of the API process, on one screen."""
 
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ottoai.web import emit, internal, webhooks, ws
+from ottoai.web import emit, internal, ops, webhooks, ws
 from ottoai.web.api import calls, leads, missed_calls
 from ottoai.webhooks import callrail
+
+STATIC: Final = Path(__file__).parent / "static"
 
 _REPORTS: Final = "|".join(callrail.RANKS)
 
@@ -21,6 +24,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/ws/test-emit", emit.test_emit),
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}", webhooks.call_rail),
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
+    ("GET", "/ops", ops.page),
     ("GET", "/api/calls", calls.list_calls),
     ("GET", "/api/calls/{id}", calls.get_call),
     ("GET", "/api/leads", leads.list_leads),
@@ -37,3 +41,4 @@ def add_routes(app: web.Application) -> None:
             app.router.add_get(path, handler)
         else:
             app.router.add_route(method, path, handler)
+    app.router.add_static("/static", STATIC)

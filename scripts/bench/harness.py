@@ -24,7 +24,6 @@ from ottoai.domain import tenants
 from ottoai.embedded.folder import port_is_free
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
-from ottoai.web.figures import DatabaseFigures
 
 KEY = "bench-signing-key"
 READY_WITHIN = 20.0
@@ -71,7 +70,7 @@ async def stage(count: int = 1) -> AsyncIterator[Stage]:
 
 
 async def _add_tenants(config: Config, count: int) -> None:
-    async with open_pool(config, DatabaseFigures(Metrics("bench"))) as db:
+    async with open_pool(config, Metrics("bench")) as db:
         for n in range(count):
             given = {"callrail_company": str(1000 + n), "callrail_key": KEY}
             await tenants.add(db.system(), f"bench-{n}", f"Bench {n}", "America/New_York", "always", given)

@@ -235,6 +235,7 @@ create table outbox (
     subject_id uuid not null, -- what it is about; all that a job is told
     state text not null default 'open' check (state in ('open', 'done', 'dead')),
     attempts integer not null default 0, -- times it was begun
+    due_at timestamptz not null, -- when it should run: its first time, or its next try
     enqueue_at timestamptz not null, -- when beat should (re-)enqueue it if it is still open
     leased_until timestamptz, -- a worker has it until then
     error text, -- what the last attempt failed with

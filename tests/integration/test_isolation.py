@@ -10,7 +10,6 @@ from ottoai.config import Config
 from ottoai.db import open_pool, queries, refuse_privilege
 from ottoai.errors import ConfigError, StoreUnavailable
 from ottoai.metrics import Metrics
-from ottoai.web.figures import DatabaseFigures
 from tests.conftest import add_tenant, execute, make_config, of_tenant
 from tests.helpers import deliver, get, report
 
@@ -107,7 +106,7 @@ async def test_one_tenant_cannot_write_as_another(db, base, other, database_url)
 
 
 async def test_processes_refuse_to_be_more_than_their_role(config: Config, database_url):
-    async with open_pool(config, DatabaseFigures(Metrics("test"))) as database:
+    async with open_pool(config, Metrics("test")) as database:
         await refuse_privilege(database)
         database.pools[1].role = "ottoai_app"  # the connection is ottoai_system's
         with pytest.raises(ConfigError, match="ottoai_system"):
@@ -164,7 +163,7 @@ async def test_a_full_pool_says_so(database_url, redis_url, monkeypatch):
 
     monkeypatch.setattr(module, "ACQUIRE_TIMEOUT", 0.2)
     config = make_config(database_url, redis_url, DB_POOL_SIZE="1")
-    async with open_pool(config, DatabaseFigures(Metrics("test"))) as database, database.transaction("demo") as tx:
+    async with open_pool(config, Metrics("test")) as database, database.transaction("demo") as tx:
         await tx.run("one", "select 1", {})
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="busy"):

@@ -1,0 +1,1 @@
+"""What runs behind the API: the worker, beat, and the jobs themselves. Nothing in ottoai imports it."""

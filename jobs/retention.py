@@ -1,0 +1,78 @@
+"""Forgets what has been kept long enough: events, payloads, idempotency keys, jobs done. Periodic.
+
+Deletes in small batches with pauses, so that it holds no lock for long and leaves the disk to others.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from jobs.context import Context
+from ottoai.config import Config
+from ottoai.db import Session, queries
+
+log = logging.getLogger(__name__)
+
+BATCH = 500  # rows in one transaction: some 20 ms
+PAUSE = 0.02  # seconds between two batches, so that at most half of the disk's time is ours
+BUDGET = 0.6  # of a run's deadline; what is left then is for the next run, which follows at once
+JOBS_KEPT = timedelta(days=7)  # jobs done tell nothing that the log does not; a week is for finding out what happened
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is retired: how it is called, its batched query, and how long it is kept."""
+
+    name: str
+    retire: Callable[[Session, datetime], Awaitable[int]]
+    kept: Callable[[Config], timedelta]
+
+
+# Payloads before keys, which would take theirs along: each age is its own setting.
+TABLES = (
+    Table(
+        "events",
+        lambda db, before: queries().retention.retire_events(db, before=before, limit=BATCH),
+        lambda config: timedelta(days=config.event_retention_days),
+    ),
+    Table(
+        "payloads",
+        lambda db, before: queries().retention.retire_payloads(db, before=before, limit=BATCH),
+        lambda config: timedelta(days=config.payload_retention_days),
+    ),
+    Table(
+        "idempotency_keys",
+        lambda db, before: queries().retention.retire_keys(db, before=before, limit=BATCH),
+        lambda config: timedelta(days=config.idempotency_ttl_days),
+    ),
+    Table(
+        "outbox",
+        lambda db, before: queries().retention.retire_jobs(db, before=before, limit=BATCH),
+        lambda _: JOBS_KEPT,
+    ),
+)
+
+
+async def retention(context: Context) -> bool:
+    """Delete what is too old, until nothing is or the time is up; return whether something is left."""
+    until = time.monotonic() + context.deadline * BUDGET
+    now = datetime.now(UTC)
+    more = False
+    for table in TABLES:
+        more |= await _retire(context, table, now - table.kept(context.config), until)
+    return more
+
+
+async def _retire(context: Context, table: Table, before: datetime, until: float) -> bool:
+    total = 0
+    while gone := await table.retire(context.db.system(), before):
+        total += gone
+        if gone < BATCH or time.monotonic() > until:
+            break
+        await asyncio.sleep(PAUSE)
+    if total:
+        log.info("Retired rows", extra={"table": table.name, "count": total})
+    return gone == BATCH

@@ -1,0 +1,151 @@
+"""Runs one job: takes its lease, finds its handler, settles what became of it. The list of all jobs stands here.
+
+Measuring is left to the worker, which calls these functions and counts what they return.
+"""
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from jobs.context import Context, Periodic, Retry, Staged
+from jobs.retention import retention
+from jobs.text_missed_call import TEXT_MISSED_CALL
+from ottoai import trace
+from ottoai.domain import outbox
+from ottoai.domain.outbox import Leased
+from ottoai.errors import OttoError, StoreUnavailable
+from ottoai.log import bind
+from ottoai.queue import QUEUES
+
+log = logging.getLogger(__name__)
+
+Status = Literal["success", "failure", "retry"]
+
+JOBS: dict[str, Staged] = {"text_missed_call": TEXT_MISSED_CALL}
+PERIODIC: dict[str, Periodic] = {"retention": retention}
+
+LOCK_MARGIN = 5.0  # a periodic job's lock outlives its deadline by so many seconds, and so never ends before the job
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a job. `waited`: seconds from due to begun; for a periodic job RQ knows it, so None.
+    `abandoned`: the attempt before this one died with its worker, uncounted till now.
+    """
+
+    task: str
+    queue: str
+    status: Status
+    seconds: float
+    waited: float | None = None
+    abandoned: bool = False
+
+
+async def perform(context: Context, job_id: str) -> Outcome | None:
+    """Run a staged job. None when there is nothing to do: it is done, or another worker's.
+
+    Raises StoreUnavailable when the outbox cannot be asked; a failure of the job itself is an outcome, no exception.
+    """
+    job = await outbox.lease(context.db.system(), job_id, context.config.worker_lease_seconds)
+    if job is None:
+        return None
+    started = time.perf_counter()
+    with _traced(job.job, job.trace_context), bind(job_id=job.id, tenant_id=job.tenant_id):
+        status = await _attempt(context, job)
+    seconds = time.perf_counter() - started
+    return Outcome(job.job, job.queue, status, seconds, job.waited_seconds, job.abandoned)
+
+
+async def perform_periodic(context: Context, name: str) -> Outcome | None:
+    """Run a periodic job. None when it is running already, or no longer exists. Nothing is lost with a missed run."""
+    if name not in PERIODIC:
+        log.warning("Unknown periodic job", extra={"task": name})
+        return None
+    started = time.perf_counter()
+    status: Status = "success"
+    with _traced(name, ""):
+        try:
+            async with _alone(context, name) as alone:
+                if not alone:
+                    return None
+                async with asyncio.timeout(context.deadline):
+                    more = await PERIODIC[name](context)
+            if more:
+                await asyncio.to_thread(context.queues.enqueue_periodic, name)
+        except Exception:  # the edge of a job: whatever is wrong with one, the worker goes on to the next
+            log.exception("Periodic job failed", extra={"task": name})
+            status = "failure"
+    return Outcome(name, QUEUES[-1], status, time.perf_counter() - started)
+
+
+async def _attempt(context: Context, job: Leased) -> Status:
+    declared = JOBS.get(job.job)
+    if declared is None:
+        return await _give_up(context, job, f"there is no job named {job.job}")
+    if job.attempts > declared.retry.attempts:
+        return await _give_up(context, job, "every attempt ended with its worker")
+    try:
+        async with asyncio.timeout(context.deadline):
+            await declared.handler(context, job)
+    except Exception as error:  # noqa: BLE001 - the edge of a job: the worker goes on to the next one
+        return await _failed(context, job, declared.retry, error)
+    return "success"
+
+
+async def _failed(context: Context, job: Leased, retry: Retry, error: Exception) -> Status:
+    if job.attempts >= retry.attempts:
+        return await _give_up(context, job, described(error), error)
+    backoff = retry.backoff(job.attempts)
+    extra = {"task": job.job, "attempt": job.attempts, "retry_in": round(backoff.total_seconds(), 1)}
+    log.warning("Job failed, will be retried", extra=extra, exc_info=error)
+    try:
+        await outbox.put_off(context.db.one(job.tenant_id), job.id, described(error), backoff)
+    except StoreUnavailable as away:
+        log.warning("Job not put off; it falls due when its lease ends", extra={"error": repr(away)})
+    return "retry"
+
+
+async def _give_up(context: Context, job: Leased, reason: str, error: Exception | None = None) -> Status:
+    log.error("Job failed for good", extra={"task": job.job, "attempt": job.attempts, "reason": reason}, exc_info=error)
+    try:
+        context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
+    except StoreUnavailable as away:
+        log.warning("Job not buried; it falls due when its lease ends", extra={"error": repr(away)})
+    return "failure"
+
+
+def described(error: Exception) -> str:
+    """What the outbox keeps of an error. Other people's messages may quote a tenant's data: of them, only where."""
+    name = type(error).__qualname__
+    if isinstance(error, OttoError):
+        return f"{name}: {error.detail}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{name} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else name
+
+
+@contextmanager
+def _traced(task: str, traceparent: str) -> Iterator[None]:
+    """The job's span, a part of the trace that caused it, and its id on every log line."""
+    with (
+        trace.span(f"job {task}", traceparent=traceparent or None, kind=trace.SpanKind.CONSUMER),
+        bind(trace_id=trace.trace_id()),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _alone(context: Context, name: str) -> AsyncIterator[bool]:
+    """Whether no other worker runs this periodic job now. A killed one's lock ends by itself."""
+    key = f"running:{name}"
+    alone = await context.redis.set(key, 1, nx=True, px=int((context.deadline + LOCK_MARGIN) * 1000))
+    try:
+        yield bool(alone)
+    finally:
+        if alone:
+            await context.redis.delete(key)

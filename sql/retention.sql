@@ -1,0 +1,42 @@
+-- Forgetting. Each query deletes a batch of what is older than `before` and returns how many rows it deleted.
+-- All run as ottoai_system, one run at a time.
+
+-- name: retire_events$
+-- Events, oldest first: what is left of a log has no hole.
+with gone as (
+    delete from events
+    where (tenant_id, seq) in (select tenant_id, seq from events where ts < :before order by ts limit :limit)
+    returning seq
+)
+
+select count(*) from gone;
+
+-- name: retire_payloads$
+-- Raw webhook bodies.
+with gone as (
+    delete from payloads
+    where idempotency_key_id in (select idempotency_key_id from payloads where received_at < :before limit :limit)
+    returning idempotency_key_id
+)
+
+select count(*) from gone;
+
+-- name: retire_keys$
+-- Idempotency keys, and with them their payloads, should any be left.
+with gone as (
+    delete from idempotency_keys
+    where id in (select id from idempotency_keys where created_at < :before limit :limit)
+    returning id
+)
+
+select count(*) from gone;
+
+-- name: retire_jobs$
+-- Jobs that were done. Those that are dead stay until somebody has dealt with them.
+with gone as (
+    delete from outbox
+    where id in (select id from outbox where state = 'done' and finished_at < :before limit :limit)
+    returning id
+)
+
+select count(*) from gone;

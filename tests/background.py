@@ -1,0 +1,181 @@
+"""What the tests of the background processes say often: staged work, a worker, a beat, and waiting for an effect."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from redis import Redis
+
+from jobs import worker
+from jobs.beat import Beat
+from jobs.context import Context, open_context
+from jobs.rq_worker import Worker
+from jobs.schedule import Schedule
+from ottoai.config import Config
+from ottoai.db import Database
+from ottoai.domain import calls, outbox
+from ottoai.metrics import Metrics
+from ottoai.queue import QUEUES, Queues, client
+from ottoai.tally import Reporter
+from tests.conftest import execute, of_tenant
+
+ROOT = Path(__file__).parent.parent
+PHONE = "+12125550{:03}"
+
+
+async def miss_a_call(db: Database, number: int = 100) -> outbox.Due:
+    """A missed call, as a delivery records it; the job that is to text back."""
+    now = datetime.now(UTC)
+    facts = calls.Facts(direction="inbound", answered=False, started_at=now, customer_phone=PHONE.format(number))
+    delivery = {"provider": "callrail", "kind": "call-complete", "variant": "1", "headers": "{}", "body": b"{}"}
+    async with db.transaction("demo") as tx:
+        recorded = await calls.record(
+            tx, calls.Report(external_id=str(number), rank=3, facts=facts), now, now,
+            trace_id="1" * 32, trace_context=f"00-{'1' * 32}-{'2' * 16}-01", **delivery,
+        )  # fmt: skip
+    (job,) = recorded.jobs
+    return job
+
+
+def stage(database_url: str, job: str, *, queue: str = "default") -> outbox.Due:
+    """A job of any name, due now."""
+    sql = (
+        "insert into outbox (tenant_id, job, queue, subject_id, due_at, enqueue_at)"
+        " values ('demo', %s, %s, gen_random_uuid(), now(), now()) returning id::text"
+    )
+    ((job_id,),) = of_tenant(database_url, sql, job, queue)
+    return outbox.Due(str(job_id), queue)
+
+
+def effects(database_url: str) -> dict[str, Any]:
+    """What came of the jobs: texts that went out, events by name, outbox states."""
+    texts = of_tenant(database_url, "select count(*) from development_texts")[0][0]
+    events = of_tenant(database_url, "select event, count(*) from events group by event")
+    return {
+        "texts": texts,
+        "sent": dict(events).get("telephony.sms.sent", 0),
+        "texted": dict(events).get("missed_call.texted", 0),
+        "outbox": [row[0] for row in execute(database_url, "select state from outbox order by created_at")],
+    }
+
+
+ONE_TEXT = {"texts": 1, "sent": 1, "texted": 1, "outbox": ["done"]}
+
+
+@asynccontextmanager
+async def worker_of(config: Config, metrics: Metrics) -> AsyncIterator[Worker]:
+    """A worker of this process that has not begun to serve."""
+    async with open_context(config, metrics) as context:
+        reporter = Reporter(config.redis_url, "worker", version="test", figures=metrics.render, name="worker-test")
+        made = worker.make(context, QUEUES, metrics, reporter)
+        try:
+            yield made
+        finally:
+            made.stopping.set()
+            made.connection.close()
+            reporter._redis.close()
+
+
+@asynccontextmanager
+async def serving(config: Config, metrics: Metrics) -> AsyncIterator[threading.Thread]:
+    """A worker of this process, serving."""
+    async with worker_of(config, metrics) as made:
+        thread = threading.Thread(target=made.serve)
+        thread.start()
+        try:
+            yield thread
+        finally:
+            made.stopping.set()
+            await asyncio.to_thread(thread.join, 10)
+
+
+@contextmanager
+def beat_of(config: Config, db: Database, metrics: Metrics | None = None) -> Iterator[Beat]:
+    """A beat of this process; `run_once` is a tick."""
+    metrics = metrics or Metrics("test")
+    with closing(client(config)) as connection:
+        queues = Queues(connection)
+        reporter = Reporter(config.redis_url, "beat", version="test", figures=metrics.render, name="beat-test")
+        yield Beat(db, queues, Schedule(connection, queues), metrics, reporter)
+        reporter._redis.close()
+
+
+@asynccontextmanager
+async def context_of(config: Config) -> AsyncIterator[Context]:
+    async with open_context(config, Metrics("test")) as context:
+        yield context
+
+
+@contextmanager
+def process(command: str, config: Config, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """A real `python -m jobs` process; killed at the end if it still lives."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "ENVIRONMENT": "test",
+        "DATABASE_URL": config.database_url,
+        "REDIS_URL": config.redis_url,
+        "JWT_SECRET": config.jwt_secret,
+        **settings,
+    }
+    started = subprocess.Popen(
+        [sys.executable, "-m", "jobs", command],
+        env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@contextmanager
+def locked(database_url: str, table: str) -> Iterator[None]:
+    """Nobody else may touch this table; whoever tries waits."""
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"lock table {table} in access exclusive mode")
+        yield
+
+
+def blocked(database_url: str) -> list[int]:
+    """Server processes that wait for a lock."""
+    sql = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    return [int(row[0]) for row in execute(database_url, sql)]  # type: ignore[call-overload]
+
+
+async def eventually(check: Callable[[], Any], seconds: float = 5.0) -> Any:
+    """Wait until `check` gives something true, and return it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = check()
+        if isinstance(result, Awaitable):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.05)
+
+
+def texted(database_url: str) -> Callable[[], bool]:
+    return lambda: effects(database_url) == ONE_TEXT
+
+
+def counted(metrics: Metrics, name: str, **labels: str) -> float:
+    """The value of one series in the rendered text; 0 when it is not there."""
+    for line in metrics.render().splitlines():
+        if line.startswith(f"{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+            return float(line.rsplit(" ", 1)[1])
+    return 0.0
+
+
+def redis_of(config: Config) -> Redis:
+    return client(config)
