@@ -2,7 +2,8 @@
 # A colon in a target's name is written `\:` and called as it reads: `make smoke:realtime`.
 
 PYTHON ?= python3
-BASE   ?= http://127.0.0.1:8080
+# Empty means the API that `make run` started here.
+BASE   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Touched last, so a build that was interrupted is done again.
@@ -40,11 +41,11 @@ bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
 smoke\:realtime: $(STAMP)  ## Check WebSocket and events of the service at BASE (TOKEN, DEV_KEY)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smoke_realtime.sh
 
-smoke\:foundations: $(STAMP)  ## Check health, limits, webhooks and metrics of the service at BASE (TOKEN, DEV_KEY)
+smoke\:foundations: $(STAMP)  ## Check health, errors, webhooks and metrics of the service at BASE (TOKEN, DEV_KEY)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smoke_foundations.sh
 
 metrics\:snapshot: $(STAMP)  ## Print the figures of the service at BASE beside their healthy values
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/metrics_snapshot.sh '$(BASE)'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/metrics_snapshot.sh $(BASE)
 
 verify\:foundations: $(STAMP)  ## Tests, lint, and whether every generated file is current; needs no server
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/verify_foundations.sh

@@ -30,7 +30,7 @@ from aiosql.adapters.apyformat import AsyncPyFormatAdapter
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn
 
 from ottoai.config import Config
-from ottoai.errors import ConfigError, Conflict, InvalidInput, NotFound, OttoError, StoreUnavailable, UnknownCommit
+from ottoai.errors import ConfigError, Conflict, InvalidInput, NotFound, OttoError, StoreUnavailable
 from ottoai.metrics import Metrics
 
 Row = dict[str, Any]
@@ -45,6 +45,8 @@ ROLES = ("ottoai_app", "ottoai_system")
 # Queries that are prepared once per connection. Their planning costs more than their running: record_report takes
 # 2.2 ms unprepared and 0.9 ms prepared. Others stay unprepared, because PostgreSQL plans those for the values at hand.
 PREPARED = frozenset({"record_report", "lease", "begin_text", "finish_text", "routed", "head", "heads", "since"})
+
+GONE = "The database does not answer; try again shortly."
 
 PARAMETER = re.compile(r"%\((\w+)\)s")
 SET_TENANT = "select set_config('app.tenant_id', %(tenant_id)s, true);\n"
@@ -66,7 +68,7 @@ class Session(Protocol):
     """What a named query runs on."""
 
     async def run(self, name: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
-        """Execute and return the rows of the last statement. Raises StoreUnavailable, UnknownCommit, Conflict."""
+        """Execute; the rows of the last statement. Raises StoreUnavailable, Conflict, NotFound, InvalidInput."""
 
 
 class Pool:
@@ -135,7 +137,7 @@ class Pool:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 return await connecting
         except (psycopg2.Error, OSError, TimeoutError) as error:
-            raise StoreUnavailable("The database does not answer; try again shortly.") from error
+            raise StoreUnavailable(GONE) from error
 
     def prepared(self, connection: aiopg.Connection, name: str, sql: str) -> str:
         """The query as an EXECUTE, with a PREPARE in front the first time: both go in one round trip."""
@@ -293,9 +295,9 @@ def _translated(error: psycopg2.Error | TimeoutError, connection: aiopg.Connecti
         case psycopg2.errors.LockNotAvailable() | psycopg2.errors.DeadlockDetected():
             return StoreUnavailable("The database took too long; try again shortly.")
         case psycopg2.OperationalError() | psycopg2.InterfaceError() | TimeoutError():
-            return UnknownCommit()
+            return StoreUnavailable(GONE)
     # libpq reports a server that vanished in the middle of a statement without any SQLSTATE.
-    return UnknownCommit() if connection.closed or error.pgcode is None else None
+    return StoreUnavailable(GONE) if connection.closed or error.pgcode is None else None
 
 
 class _Adapter(AsyncPyFormatAdapter):

@@ -61,6 +61,12 @@ class NotFound(OttoError):
     status, type, title = 404, "not-found", "Not found"
 
 
+class TooLarge(OttoError):
+    """The body is larger than 1 MiB."""
+
+    status, type, title = 413, "too-large", "Too large"
+
+
 class Conflict(OttoError):
     """What was asked for contradicts what is there."""
 
@@ -86,9 +92,3 @@ class Draining(StoreUnavailable):
     """This process is about to stop; another one answers."""
 
     type, title = "draining", "Draining"
-
-
-class UnknownCommit(StoreUnavailable):
-    """The connection to the database was lost while it committed: it may or may not have happened."""
-
-    type, title = "unknown-commit", "Unknown outcome"

@@ -19,6 +19,9 @@ _T = TypeVar("_T", bound=Instrument)
 
 ANY: Final[tuple[str, ...]] = ()  # a label whose values cannot be listed beforehand
 PROVIDERS: Final = ("callrail", "twilio", "clerk")
+DISCONNECTS: Final = (
+    "client", "heartbeat_timeout", "slow", "expired", "malformed", "too_large", "draining", "epoch", "error",
+)  # fmt: skip
 JOB_STATES: Final = ("queued", "started", "scheduled", "deferred", "failed", "finished")
 
 # The limits of the operations guide (500 ms, 1 s) are edges, so a percentile near one of them is exact.
@@ -79,7 +82,17 @@ class Metrics:
         self.ws_disconnects_total = c(
             "ws_disconnects_total",
             "WebSockets that ended, by cause.",
-            reason=("client", "heartbeat_timeout", "slow", "expired", "malformed", "too_large", "draining", "error"),
+            reason=(
+                "client",
+                "heartbeat_timeout",
+                "slow",
+                "expired",
+                "malformed",
+                "too_large",
+                "draining",
+                "epoch",
+                "error",
+            ),
         )
         self.ws_auth_failures_total = c(
             "ws_auth_failures_total",
@@ -141,7 +154,7 @@ class Metrics:
             "idempotency_duplicates_total", "Deliveries that had come before.", provider=PROVIDERS
         )
         self.cross_tenant_access_attempts_total = c(
-            "cross_tenant_access_attempts_total", "Requests for what belongs to another tenant.", route=ANY
+            "cross_tenant_access_attempts_total", "Requests for what belongs to another tenant.", route=("/ws",)
         )
 
         self.db_pool_connections = g(

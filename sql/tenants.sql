@@ -110,7 +110,7 @@ select
     (
         select string_agg(r.provider || ' ' || r.kind || ' ' || r.value, ', ' order by r.provider, r.kind)
         from tenant_routes as r
-        where r.tenant_id = t.id
+        where r.tenant_id = t.id and r.kind <> 'hook' -- a secret
     ) as routes
 from tenants as t
 inner join heads as h on t.id = h.tenant_id

@@ -75,7 +75,6 @@ def banner(config: Config, data_dir: Path, users: str, notes: Sequence[str]) -> 
         [
             RULE,
             f"OttoAI is ready         http://{api}/ready",
-            f"  API and its docs      http://{api}/docs",
             f"  Operators' page       http://{api}/ops   ({users})",
             f"  RQ dashboard          http://{_reachable(config.host)}:{config.dashboard_port}/   (the same user)",
             f"  Metrics               http://{api}/metrics",

@@ -223,7 +223,7 @@ class Hub:
         log.warning("Epoch changed; closing the tenant's connections", extra={"tenant_id": stream.tenant_id})
         self.streams.pop(stream.tenant_id, None)
         for connection in list(stream.members):
-            self._close(connection, CloseCode.RESTARTING, "draining")
+            self._close(connection, CloseCode.RESTARTING, "epoch")
 
     async def compare_heads(self) -> None:
         """Look whether any log grew unheard, and repair it. Raises StoreUnavailable."""

@@ -70,8 +70,8 @@ class Health:
         for name, well in components.items():
             self._metrics.ready.set(int(well), component=name)
             if well != self._was.get(name, True):
-                log.log(logging.INFO if well else logging.WARNING, "Component %s", "well" if well else "unwell",
-                        extra={"component": name})  # fmt: skip
+                level, state = (logging.INFO, "well") if well else (logging.WARNING, "unwell")
+                log.log(level, "Component %s is %s", name, state, extra={"component": name})
         self._was = components
         self._until = time.monotonic() + SHARED
         return Readiness(

@@ -4,7 +4,7 @@ import msgspec
 from aiohttp import web
 
 from ottoai import trace
-from ottoai.errors import NotFound, OttoError
+from ottoai.errors import NotFound, OttoError, TooLarge
 
 CONTENT_TYPE = "application/problem+json"
 TYPES = "/docs/problems/"  # where a problem's type leads to, under the API's own address
@@ -12,7 +12,6 @@ TYPES = "/docs/problems/"  # where a problem's type leads to, under the API's ow
 _HTTP_DETAILS = {
     404: "There is nothing at this address.",
     405: "This address does not know that method; see the Allow header.",
-    413: "The body is larger than 1 MiB.",
 }
 
 
@@ -41,10 +40,23 @@ def of_http(error: web.HTTPException, request: web.Request) -> web.Response:
     """The answer to one of aiohttp's: an unknown route, a wrong method, a body too large."""
     if error.status == 404:
         return of(NotFound(_HTTP_DETAILS[404]), request)
+    if error.status == 413:
+        return of(TooLarge(), request)
     headers = {name: value for name, value in error.headers.items() if name in {"Allow", "Upgrade", "Location"}}
     slug = error.reason.lower().replace(" ", "-")
     detail = _HTTP_DETAILS.get(error.status, f"{error.reason}.")
     return _response(error.status, slug, error.reason, detail, request, headers)
+
+
+async def explain(request: web.Request) -> web.Response:
+    """GET /docs/problems/{type}: what a problem's type means, for people who follow it."""
+    wanted = request.match_info["type"]
+    kinds: list[type[OttoError]] = [OttoError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+        if kind.type == wanted:
+            return web.Response(text=f"{kind.title} (HTTP status {kind.status})\n\n{(kind.__doc__ or '').strip()}\n")
+    raise NotFound(f"There is no problem {wanted}.")
 
 
 def _response(

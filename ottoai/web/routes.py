@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ottoai.web import emit, internal, ops, webhooks, ws
+from ottoai.web import emit, internal, ops, problem, webhooks, ws
 from ottoai.web.api import calls, leads, missed_calls
 from ottoai.webhooks import callrail
 
@@ -25,6 +25,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}", webhooks.call_rail),
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
     ("GET", "/ops", ops.page),
+    ("GET", "/docs/problems/{type}", problem.explain),
     ("GET", "/api/calls", calls.list_calls),
     ("GET", "/api/calls/{id}", calls.get_call),
     ("GET", "/api/leads", leads.list_leads),

@@ -114,7 +114,8 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
         found = await ingest.directory.find(raw.provider, identities, fresh=fresh) if identities else ()
         if len(found) == 1 and provider.verify(raw, found[0].keys):
             return found[0]
-    if not provider.signed(raw) and ingest.config.development and all(tenant.id == DEMO for tenant in found):
+    demos = [tenant.id == DEMO for tenant in found] if identities else [True]
+    if ingest.config.development and not provider.signed(raw) and demos and all(demos):
         raw.json_object()
         return await tenants.by_id(ingest.db.system(), DEMO, raw.provider)
     if len(found) > 1:

@@ -1,0 +1,130 @@
+"""What operators open: /ops, /metrics, the heartbeat, and the explanation of a problem."""
+
+import aiohttp
+import pytest
+from aiohttp import encode_basic_auth
+
+from ottoai import tally
+from ottoai.app import build_app
+from ottoai.errors import OttoError
+from ottoai.metrics import Metrics
+from tests.conftest import make_config
+from tests.helpers import get
+
+OPERATOR = ("operator", "secret")
+
+
+async def fetch(url: str, auth: tuple[str, str] | None = None, **options):
+    if auth:
+        options["headers"] = {"Authorization": encode_basic_auth(*auth)}
+    async with aiohttp.ClientSession() as session, session.get(url, **options) as response:
+        return response.status, response.headers, await response.text()
+
+
+@pytest.mark.parametrize("auth", [None, ("operator", "wrong"), ("nobody", "secret"), ("", "")])
+async def test_ops_is_for_its_users(base, auth):
+    status, headers, body = await fetch(f"{base}/ops", auth=auth)
+    assert (status, headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
+    assert "Queues" not in body
+
+
+async def test_ops_without_users_answers_in_development_only(database_url, redis_url, demo, aiohttp_server):
+    for environment, expected in (("development", 200), ("staging", 404)):
+        settings = {"ENVIRONMENT": environment, "OPS_USERS": ""}
+        server = await aiohttp_server(build_app(make_config(database_url, redis_url, **settings)))
+        assert (await fetch(str(server.make_url("/ops"))))[0] == expected
+
+
+async def test_ops_shows_processes_and_puts_failures_first(base, redis_url):
+    name = '<script>alert("x")</script>'
+    figures = Metrics("9", "worker").render
+    with tally.Reporter(redis_url, "worker", version="9", figures=figures, name=name) as reporter:
+        reporter.update(state="idle", queues=["urgent"])
+        reporter.run_once()
+        status, headers, body = await fetch(f"{base}/ops", auth=OPERATOR)
+    assert status == 200
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "&lt;script&gt;" in body
+    assert "<script" not in body
+    assert body.index('"row">beat') < body.index('"row">database'), "what fails should come first"
+    assert (await fetch(f"{base}/static/ops.css"))[0] == 200
+
+
+async def test_ops_without_redis_says_so(base, redis_server):
+    redis_server.stop()
+    try:
+        status, _, body = await fetch(f"{base}/ops", auth=OPERATOR)
+    finally:
+        redis_server.start()
+    assert status == 200
+    assert "Redis does not answer" in body
+    assert "staged jobs are open" in body
+
+
+async def test_heartbeat_needs_worker_and_beat(base, redis_url):
+    status, _, body = await get(base, "/internal/worker/heartbeat")
+    assert (status, body["healthy"], body["workers"]) == (503, False, [])
+    figures = Metrics("9").render
+    with (
+        tally.Reporter(redis_url, "worker", version="9", figures=figures, name="w") as worker,
+        tally.Reporter(redis_url, "beat", version="9", figures=figures, name="b") as beat,
+    ):
+        worker.run_once()
+        beat.run_once()
+        status, _, body = await get(base, "/internal/worker/heartbeat")
+        assert (status, body["healthy"]) == (200, True)
+        assert [found["name"] for found in body["workers"] + body["beat"]] == ["w", "b"]
+
+
+async def test_a_process_shows_only_what_it_measures(base, redis_url):
+    with tally.Reporter(redis_url, "worker", version="9", figures=Metrics("9", "worker").render, name="w") as worker:
+        worker.run_once()
+        _, _, text = await fetch(f"{base}/metrics")
+    from_worker = {line.split("{")[0] for line in text.splitlines() if 'proc="w"' in line}
+    assert "process_cpu_seconds_total" in from_worker
+    assert not [name for name in from_worker if name.startswith(("http_", "ws_", "webhook_", "outbox_"))]
+    assert "ws_connections{" in text
+
+
+async def test_metrics_token_is_asked_for(database_url, redis_url, demo, aiohttp_server):
+    server = await aiohttp_server(build_app(make_config(database_url, redis_url, METRICS_TOKEN="t0ken")))
+    base = str(server.make_url("")).rstrip("/")
+    assert (await fetch(f"{base}/metrics"))[0] == 401
+    assert (await fetch(f"{base}/metrics", headers={"Authorization": "Bearer t0ken"}))[0] == 200
+
+
+async def test_every_problem_type_is_explained(base):
+    kinds = [OttoError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    for kind in kinds:
+        status, _, text = await fetch(f"{base}/docs/problems/{kind.type}")
+        assert status == 200, kind
+        assert str(kind.status) in text
+    assert (await fetch(f"{base}/docs/problems/none"))[0] == 404
+
+
+async def test_unknown_addresses_and_methods_are_problems(base):
+    status, headers, problem = await get(base, "/nothing/here?token=secret")
+    assert (status, headers["Content-Type"], problem["instance"]) == (404, "application/problem+json", "/nothing/here")
+    async with aiohttp.ClientSession() as session, session.delete(f"{base}/health") as response:
+        assert response.status == 405
+        assert "GET" in response.headers["Allow"]
+        assert response.headers["Server"] == "ottoai"
+
+
+async def test_an_independent_client_speaks_the_protocol(base, make_token):
+    import json
+
+    import websockets
+
+    address = base.replace("http", "ws") + "/ws"
+    headers = {"Authorization": f"Bearer {make_token()}"}
+    async with websockets.connect(address, subprotocols=["ottoai.v1"], additional_headers=headers) as socket:
+        assert socket.subprotocol == "ottoai.v1"
+        assert json.loads(await socket.recv())["type"] == "welcome"
+        await socket.send(json.dumps({"type": "subscribe", "channel": "tenant:demo:events"}))
+        assert json.loads(await socket.recv())["success"] is True
+        await get(base, "/ws/test-emit?event=test.x&tenant_id=demo", **{"X-Dev-Key": "dev"})
+        assert json.loads(await socket.recv())["event"] == "test.x"
+        await (await socket.ping())
