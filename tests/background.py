@@ -101,7 +101,7 @@ async def serving(config: Config, metrics: Metrics) -> AsyncIterator[threading.T
 @contextmanager
 def beat_of(config: Config, db: Database, metrics: Metrics | None = None) -> Iterator[Beat]:
     """A beat of this process; `run_once` is a tick."""
-    metrics = metrics or Metrics("test")
+    metrics = metrics or Metrics("test", "worker")
     with closing(client(config)) as connection:
         queues = Queues(connection)
         reporter = Reporter(config.redis_url, "beat", version="test", figures=metrics.render, name="beat-test")
@@ -111,7 +111,7 @@ def beat_of(config: Config, db: Database, metrics: Metrics | None = None) -> Ite
 
 @asynccontextmanager
 async def context_of(config: Config) -> AsyncIterator[Context]:
-    async with open_context(config, Metrics("test")) as context:
+    async with open_context(config, Metrics("test", "worker")) as context:
         yield context
 
 

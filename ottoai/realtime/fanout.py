@@ -117,11 +117,10 @@ class Fanout:
         """Write what the ring has, as far as the client takes it; true once the connection is live. Does not await."""
         head = stream.flushed
         after = min(connection.served.values(), default=head)
-        if after < head:
-            if stream.floor > after or connection.unsent > HIGH:
-                return False
-            if self._write(connection, stream.recent(after, head), head) < head:
-                return False
+        if connection.unsent > HIGH or (after < head and stream.floor > after):
+            return False
+        if after < head and self._write(connection, stream.recent(after, head), head) < head:
+            return False
         stream.join(connection)
         return True
 

@@ -131,7 +131,7 @@ async def test_more_than_a_batch_is_due_in_one_tick(config, db, demo, queues, mo
 
 async def test_without_redis_nothing_is_put_off_and_the_rest_goes_on(config, db, demo):
     stage(config.database_url, "any")
-    metrics = Metrics("test")
+    metrics = Metrics("test", "beat")
     with beat_of(make_config(config.database_url, NOWHERE), db, metrics) as beat:
         await beat.run_once()
     assert execute(config.database_url, "select count(*) from outbox where enqueue_at <= now()") == [(1,)]
@@ -140,7 +140,7 @@ async def test_without_redis_nothing_is_put_off_and_the_rest_goes_on(config, db,
 
 
 async def test_without_postgres_the_schedule_goes_on(config, db, connection, queues, postgres_server):
-    metrics = Metrics("test")
+    metrics = Metrics("test", "beat")
     with beat_of(config, db, metrics) as beat:
         await beat.run_once()
         postgres_server.stop()

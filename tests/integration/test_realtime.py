@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket as socket_module
 import time
 from datetime import UTC, datetime
 
@@ -327,7 +328,10 @@ async def test_a_stalled_client_catches_up_and_disturbs_nobody(app, base, make_t
     async with connect(base, make_token()) as stalled, connect(base, make_token(user="ben")) as lively:
         for socket in (stalled, lively):
             await socket.subscribe(CHANNEL)
-        stalled.raw._conn.transport.pause_reading()
+        transport = stalled.raw._conn.transport
+        # Or the kernel would take megabytes on the client's behalf.
+        transport.get_extra_info("socket").setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 65_536)
+        transport.pause_reading()
         headers = {"X-Dev-Key": "dev"}
         url = f"{base}/ws/test-emit?event=test.big&tenant_id=demo"
         async with aiohttp.ClientSession(headers=headers) as session:
@@ -339,7 +343,7 @@ async def test_a_stalled_client_catches_up_and_disturbs_nobody(app, base, make_t
         assert connections["ann"].group is None, "it should have left the live stream"
         assert connections["ann"].unsent < 512 * 1024
         assert connections["ben"].group is not None
-        stalled.raw._conn.transport.resume_reading()
+        transport.resume_reading()
         assert await seqs(stalled, 1200) == list(range(1, 1201))
         await emit(base)
         assert await seqs(stalled, 1) == [1201]

@@ -47,7 +47,7 @@ async def fails(context: Context, job: Leased) -> None:
 
 @pytest.fixture
 def metrics():
-    return Metrics("test")
+    return Metrics("test", "worker")
 
 
 @pytest.fixture
