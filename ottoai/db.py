@@ -38,6 +38,7 @@ Row = dict[str, Any]
 CONNECT_TIMEOUT = 2.0  # A healthy server answers in milliseconds; waiting longer only hides that it is gone.
 ACQUIRE_TIMEOUT = 2.0  # A request that waited this long for a connection is better told 503 and asked again.
 STATEMENT_TIMEOUT = 5.0  # Server side, because giving up on the client leaves the statement running.
+LOCK_TIMEOUT = 4.0  # Before the statement's, which aiopg reports as a cancellation and logs with a traceback.
 CLIENT_TIMEOUT = STATEMENT_TIMEOUT + 2.0  # Only for a server that no longer answers at all.
 
 ROLES = ("ottoai_app", "ottoai_system")
@@ -58,7 +59,7 @@ def _options(role: str) -> str:
         "timezone": "UTC",
         "jit": "off",  # compiling takes longer than any query here
         "statement_timeout": f"{int(STATEMENT_TIMEOUT * 1000)}",
-        "lock_timeout": f"{int(STATEMENT_TIMEOUT * 1000)}",
+        "lock_timeout": f"{int(LOCK_TIMEOUT * 1000)}",
         "idle_in_transaction_session_timeout": "10000",
     }
     return " ".join(f"-c {name}={value}" for name, value in settings.items())

@@ -1,0 +1,17 @@
+"""Applied migrations are history: a change to one is a new file."""
+
+import hashlib
+
+from ottoai.db import sql_folder
+
+CHECKSUMS = {
+    "0001_foundation": "b73d9e4774b9e833b162e444cce844825b586498563e6d2084c3f9ff8d957633",
+}
+
+
+def test_no_applied_migration_was_edited():
+    found = {
+        path.stem: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((sql_folder() / "migrations").glob("*.sql"))
+    }
+    assert found == CHECKSUMS, "add a new migration instead; for a new one, note its checksum here"
