@@ -39,7 +39,7 @@ def build_app(config: Config) -> web.Application:
     """The whole API process as one application."""
     app = web.Application(middlewares=[observe, authenticate], client_max_size=MAX_BODY)
     app[keys.CONFIG] = config
-    app[keys.METRICS] = Metrics(__version__)
+    app[keys.METRICS] = Metrics(__version__, "api")
     app[keys.TOKENS] = Tokens(config)
     app[keys.SOCKETS] = Sockets()
     aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)

@@ -57,7 +57,7 @@ def measured_in(name: str) -> Kind | None:
 class Metrics:
     """The figures of one process: made once when it starts, passed to whoever measures."""
 
-    def __init__(self, version: str, kind: Kind = "api") -> None:
+    def __init__(self, version: str, kind: Kind | None = None) -> None:
         self._kind = kind
         self._lock = threading.Lock()
         self._instruments: list[Instrument] = []
@@ -186,10 +186,11 @@ class Metrics:
     def render(self) -> str:
         """All figures in the Prometheus text format 0.0.4. Any thread may call it; it costs a few milliseconds.
 
-        A process shows what it can measure: zeros of what happens elsewhere would look like an outage there.
+        A process of a kind shows what it can measure: zeros of what happens elsewhere would look like an outage there.
         """
         self._read_process()
-        return exposition([each for each in self._instruments if measured_in(each.name) in (None, self._kind)])
+        shown = [each for each in self._instruments if not self._kind or measured_in(each.name) in (None, self._kind)]
+        return exposition(shown)
 
     def table(self) -> str:
         """The declared metrics as a Markdown table, for the docs."""

@@ -18,7 +18,7 @@ from ottoai.db import Database
 from ottoai.domain import events
 from ottoai.domain.catalogue import Dropped
 from ottoai.domain.events import Appended, Channel, Event
-from ottoai.errors import NotFound, StoreUnavailable
+from ottoai.errors import Draining, NotFound, StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.connection import Closer, Connection
@@ -77,10 +77,18 @@ class Hub:
             if not stream.members:
                 del self.streams[connection.tenant_id]
 
+    def stream_of(self, connection: Connection) -> Stream:
+        """The stream that a connection listens to. Raises Draining when it is being closed."""
+        stream = self.streams.get(connection.tenant_id)
+        if stream is None or connection not in stream.members:
+            raise Draining("This connection is being closed: connect again.")
+        return stream
+
     async def subscribe(self, connection: Connection, channel: str, since: Since | None) -> None:
         """Join a channel that the connection has a right to. Raises StoreUnavailable."""
-        stream = self.streams[connection.tenant_id]
+        stream = self.stream_of(connection)
         recovered, replayed, counted_to = await self._probe(stream, channel, since)
+        self.stream_of(connection)  # it may have ended meanwhile
         # From here on nothing awaits, so the connection's place in the stream is exact.
         self.fanout.pause(stream, connection)
         connection.leave(channel)
@@ -97,7 +105,7 @@ class Hub:
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Leave a channel; what was committed before may still have been written."""
-        stream = self.streams[connection.tenant_id]
+        stream = self.stream_of(connection)
         self.fanout.pause(stream, connection)
         joined = connection.leave(channel)
         error = None if joined else "not subscribed"

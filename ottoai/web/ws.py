@@ -16,6 +16,7 @@ from ottoai import log
 from ottoai.db import queries
 from ottoai.domain.events import Channel, parse_channel
 from ottoai.errors import (
+    Draining,
     Forbidden,
     InvalidInput,
     NotFound,
@@ -74,7 +75,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     )
     principal = _verified(request, token) if token else None
     if request.app[keys.HEALTH].draining:
-        raise StoreUnavailable("This process is about to stop; another one answers.")
+        raise Draining
     socket = web.WebSocketResponse(
         protocols=(PROTOCOL,), autoping=False, heartbeat=None, compress=False, max_msg_size=MAX_MESSAGE
     )
@@ -236,7 +237,7 @@ class _Session:
             await self._authorise(message.channel)
             await self._app[keys.HUB].subscribe(connection, message.channel, since)
         except OttoError as error:
-            stream = self._app[keys.HUB].streams[connection.tenant_id]
+            stream = self._app[keys.HUB].stream_of(connection)
             connection.send(
                 SubscribeResult(
                     channel=message.channel[:200],
