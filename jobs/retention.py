@@ -49,6 +49,11 @@ TABLES = (
         lambda config: timedelta(days=config.idempotency_ttl_days),
     ),
     Table(
+        "unclaimed_deliveries",
+        lambda db, before: queries().retention.retire_unclaimed(db, before=before, limit=BATCH),
+        lambda config: timedelta(days=config.payload_retention_days),
+    ),
+    Table(
         "outbox",
         lambda db, before: queries().retention.retire_jobs(db, before=before, limit=BATCH),
         lambda _: JOBS_KEPT,

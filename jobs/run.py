@@ -105,7 +105,7 @@ async def _failed(context: Context, job: Leased, retry: Retry, error: Exception)
     extra = {"task": job.job, "attempt": job.attempts, "retry_in": round(backoff.total_seconds(), 1)}
     log.warning("Job failed, will be retried", extra=extra, exc_info=error)
     try:
-        await outbox.put_off(context.db.one(job.tenant_id), job.id, described(error), backoff)
+        await outbox.put_off(context.db.one(job.tenant_id), job, described(error), backoff)
     except StoreUnavailable as away:
         log.warning("Job not put off; it falls due when its lease ends", extra={"error": repr(away)})
     return "retry"

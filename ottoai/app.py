@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import aiohttp_jinja2
 from aiohttp import web
@@ -68,7 +69,7 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
             checked.set()
-        await stack.enter_async_context(running(gauges.watch_loop(), _check_privilege(db, checked)))
+        await stack.enter_async_context(running(gauges.watch_loop, partial(_check_privilege, db, checked)))
         yield
 
 

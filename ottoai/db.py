@@ -133,21 +133,30 @@ class Pool:
 
     async def _connect(self) -> aiopg.Connection:
         # hstore and uuid support would each cost round trips or conversions that nothing here needs.
-        connecting = aiopg.connect(self._dsn, timeout=CLIENT_TIMEOUT, enable_hstore=False, enable_uuid=False)
+        descriptor = -1
         try:
+            connection = aiopg.Connection(self._dsn, CLIENT_TIMEOUT, enable_hstore=False, enable_uuid=False)
+            descriptor = connection.raw.fileno()
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                return await connecting
-        except (psycopg2.Error, OSError, TimeoutError) as error:
+                return await connection
+        except (psycopg2.Error, OSError, RuntimeError) as error:
+            # libpq has closed the descriptor by now and aiopg has forgotten it. A reader left on it would make the
+            # loop deaf to the next connection that gets the same number.
+            if descriptor >= 0:
+                asyncio.get_running_loop().remove_reader(descriptor)
+                asyncio.get_running_loop().remove_writer(descriptor)
             raise StoreUnavailable(GONE) from error
 
     def prepared(self, connection: aiopg.Connection, name: str, sql: str) -> str:
         """The query as an EXECUTE, with a PREPARE in front the first time: both go in one round trip."""
         before, statement, parameters = _preparable(sql)
         values = ", ".join(f"%({parameter})s" for parameter in parameters)
-        known = self._prepared.setdefault(connection, set())
-        prepare = "" if name in known else f"prepare {name} as {statement};\n"
-        known.add(name)
+        prepare = "" if name in self._prepared.get(connection, ()) else f"prepare {name} as {statement};\n"
         return f"{before}{prepare}execute {name}({values})"
+
+    def remember(self, connection: aiopg.Connection, name: str) -> None:
+        """The query was prepared on this connection, and ran."""
+        self._prepared.setdefault(connection, set()).add(name)
 
     async def close(self) -> None:
         """Close the connections that are free; borrowed ones close when they are given back."""
@@ -267,16 +276,19 @@ async def _execute(
     try:
         async with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
             await cursor.execute(before + sql, parameters)
-            return await cursor.fetchall() if cursor.description else []
+            rows: Sequence[Row] = await cursor.fetchall() if cursor.description else []
+        if name in PREPARED:
+            pool.remember(connection, name)
+        return rows
     except asyncio.CancelledError:
         # aiopg reports the server's statement timeout as a cancellation. Nobody cancelled this task? Then it was that.
         connection.close()
         if task is None or task.cancelling() == cancelling:
             raise StoreUnavailable("The database took too long; try again shortly.") from None
         raise
-    except (psycopg2.Error, TimeoutError) as error:
+    except Exception as error:
         translated = _translated(error, connection)
-        connection.close()  # rare; and whatever was being prepared with it is in doubt
+        connection.close()  # rare; and whatever was being done with it is in doubt
         if translated is None:
             raise
         raise translated from error
@@ -284,7 +296,7 @@ async def _execute(
         pool.metrics.db_query_duration_seconds.observe(time.perf_counter() - started, query=name)
 
 
-def _translated(error: psycopg2.Error | TimeoutError, connection: aiopg.Connection) -> OttoError | None:
+def _translated(error: Exception, connection: aiopg.Connection) -> OttoError | None:
     """What an error of the driver means to callers; None for what is a mistake of ours."""
     match error:
         case psycopg2.errors.UniqueViolation():
@@ -295,10 +307,18 @@ def _translated(error: psycopg2.Error | TimeoutError, connection: aiopg.Connecti
             return InvalidInput(f"A value is out of bounds ({error.diag.constraint_name}).")
         case psycopg2.errors.LockNotAvailable() | psycopg2.errors.DeadlockDetected():
             return StoreUnavailable("The database took too long; try again shortly.")
-        case psycopg2.OperationalError() | psycopg2.InterfaceError() | TimeoutError():
+        case psycopg2.DataError() | ValueError():
+            return InvalidInput(f"A value cannot be stored: {str(error).splitlines()[0]}.")
+        case psycopg2.errors.UndefinedTable() | psycopg2.errors.UndefinedColumn() | psycopg2.errors.UndefinedFunction():
+            return StoreUnavailable("The database's schema is not the one this needs: run `python -m ottoai migrate`.")
+        case psycopg2.errors.ProgramLimitExceeded():
+            return InvalidInput("A value is too large to be stored.")
+        case psycopg2.OperationalError() | psycopg2.InterfaceError() | OSError() | RuntimeError():
             return StoreUnavailable(GONE)
-    # libpq reports a server that vanished in the middle of a statement without any SQLSTATE.
-    return StoreUnavailable(GONE) if connection.closed or error.pgcode is None else None
+        case psycopg2.DatabaseError() if connection.closed or error.pgcode is None:
+            # libpq reports a server that vanished in the middle of a statement without any SQLSTATE.
+            return StoreUnavailable(GONE)
+    return None
 
 
 class _Adapter(AsyncPyFormatAdapter):

@@ -185,7 +185,7 @@ class Waker:
         batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
         try:
             await asyncio.to_thread(self._queues.enqueue, batch)
-        except StoreUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - the edge of a loop that must go on: beat repairs what it lost
             if not self._lost:
                 log.warning("Jobs cannot be enqueued; beat will", extra={"count": len(batch), "error": repr(error)})
             self._lost = True

@@ -5,7 +5,6 @@ import logging
 import signal
 from typing import Final
 
-import uvloop
 from aiohttp import web
 
 from ottoai import __version__, log, trace
@@ -22,7 +21,7 @@ def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
     log.setup(config, "api")
     with trace.setup(config, "api"):
-        return uvloop.run(_serve(config))
+        return asyncio.run(_serve(config))
 
 
 async def _serve(config: Config) -> int:
@@ -33,9 +32,7 @@ async def _serve(config: Config) -> int:
     await runner.setup()
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=BACKLOG).start()
-        logger.info(
-            "API listening", extra={"host": config.host, "port": config.port, "version": __version__, "loop": "uvloop"}
-        )
+        logger.info("API listening", extra={"host": config.host, "port": config.port, "version": __version__})
         await stopping.wait()
         logger.info("API stopping")
     finally:

@@ -119,7 +119,7 @@ rescue as (
         :tenant_id, s.id, s.lead_id, case when t.too_late then 'expired' else 'queued' end, s.started_at,
         case when not t.too_late then :text_due_at::timestamptz end
     from saved as s, turn as t
-    where t.missed and s.lead_id is not null
+    where s.missed and s.lead_id is not null -- also when the number comes in a later report
     on conflict (tenant_id, call_id) do nothing
     returning missed_calls.*, missed_call_json(missed_calls) as shape
 ),

@@ -1,5 +1,16 @@
 -- Missed calls and their rescue.
 
+-- name: hours_of^
+-- What decides when the caller may be texted.
+select
+    l.phone,
+    t.hours,
+    t.timezone
+from missed_calls as m
+inner join leads as l on m.tenant_id = l.tenant_id and m.lead_id = l.id
+inner join tenants as t on m.tenant_id = t.id
+where m.tenant_id = :tenant_id and m.id = :id;
+
 -- name: begin_text^
 -- Begins the first text of a rescue: writes down that it is being sent, before it is. Nothing is returned when the
 -- rescue no longer wants it. `begun_before` says that an earlier attempt got this far, so that the carrier has to be
@@ -9,7 +20,10 @@ rescue as (
     select m.*, l.phone
     from missed_calls as m
     inner join leads as l on m.tenant_id = l.tenant_id and m.lead_id = l.id
-    where m.tenant_id = :tenant_id and m.id = :id and m.status = 'queued'
+    inner join calls as c on m.tenant_id = c.tenant_id and m.call_id = c.id
+    where
+        m.tenant_id = :tenant_id and m.id = :id and m.status = 'queued'
+        and c.missed -- a later report may have said that somebody answered
     for update of m
 ),
 

@@ -41,8 +41,10 @@ returning
     extract(epoch from now() - o.due_at)::float as waited_seconds;
 
 -- name: done!
--- Closes a job whose effect needed no other change.
-update outbox set state = 'done', finished_at = now(), leased_until = null where id = :id and state = 'open';
+-- Closes a job whose effect needed no other change. This and the next two are for the attempt that has the lease: one
+-- that lost it to a later attempt changes nothing.
+update outbox set state = 'done', finished_at = now(), leased_until = null
+where id = :id and state = 'open' and attempts = :attempts;
 
 -- name: put_off!
 -- Gives a job back after a failure, to be tried again in `backoff`.
@@ -52,13 +54,13 @@ set
     leased_until = null,
     due_at = now() + :backoff::interval,
     enqueue_at = now() + :backoff::interval
-where id = :id and state = 'open';
+where id = :id and state = 'open' and attempts = :attempts;
 
 -- name: bury^
 -- Gives a job up after its last failure and says so in the log. Returns epoch and events.
 with buried as (
     update outbox set state = 'dead', error = :error, leased_until = null, finished_at = now()
-    where tenant_id = :tenant_id and id = :id and state = 'open'
+    where tenant_id = :tenant_id and id = :id and state = 'open' and attempts = :attempts
     returning *
 ),
 

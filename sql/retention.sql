@@ -5,7 +5,7 @@
 -- Events, oldest first: what is left of a log has no hole.
 with gone as (
     delete from events
-    where (tenant_id, seq) in (select tenant_id, seq from events where ts < :before order by ts limit :limit)
+    where (tenant_id, seq) in (select tenant_id, seq from events where ts < :before order by ts, seq limit :limit)
     returning seq
 )
 
@@ -36,6 +36,16 @@ select count(*) from gone;
 with gone as (
     delete from outbox
     where id in (select id from outbox where state = 'done' and finished_at < :before limit :limit)
+    returning id
+)
+
+select count(*) from gone;
+
+-- name: retire_unclaimed$
+-- Deliveries of companies that nobody added in all that time.
+with gone as (
+    delete from unclaimed_deliveries
+    where id in (select id from unclaimed_deliveries where received_at < :before limit :limit)
     returning id
 )
 

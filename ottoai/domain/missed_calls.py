@@ -2,9 +2,12 @@
 transaction and finished in another, and sent in between by whoever calls these.
 """
 
+from datetime import datetime
+
 import msgspec
 
 from ottoai.db import Session, queries
+from ottoai.domain import hours
 from ottoai.domain.events import Appended
 
 FIRST_TEXT = (
@@ -19,6 +22,12 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     recipient: str
     body: str
     begun_before: bool
+
+
+async def text_allowed_at(tx: Session, missed_call_id: str, now: datetime) -> datetime | None:
+    """The first moment from `now` on at which the caller may be texted; None when there is no such missed call."""
+    row = await queries().missed_calls.hours_of(tx, id=missed_call_id)
+    return hours.first_text_at(now, hours.parse(row["hours"], row["timezone"]), row["phone"]) if row else None
 
 
 async def begin_text(tx: Session, missed_call_id: str, sender: str) -> Text | None:

@@ -55,19 +55,19 @@ async def lease(system: Session, job_id: str, seconds: float) -> Leased | None:
     return Leased(**row) if row else None
 
 
-async def done(tx: Session, job_id: str) -> None:
+async def done(tx: Session, job: Leased) -> None:
     """Close a job whose effect needed no other change."""
-    await queries().outbox.done(tx, id=job_id)
+    await queries().outbox.done(tx, id=job.id, attempts=job.attempts)
 
 
-async def put_off(tx: Session, job_id: str, error: str, backoff: timedelta) -> None:
-    """Give a job back after a failure, to be tried again later."""
-    await queries().outbox.put_off(tx, id=job_id, error=error, backoff=backoff)
+async def put_off(tx: Session, job: Leased, reason: str, wait: timedelta) -> None:
+    """Give a job back, to be tried again later."""
+    await queries().outbox.put_off(tx, id=job.id, attempts=job.attempts, error=reason, backoff=wait)
 
 
 async def bury(tx: Session, job: Leased, error: str, trace_id: str) -> Appended:
     """Give a job up after its last failure; the tenant's log says so."""
-    row = await queries().outbox.bury(tx, id=job.id, error=error, trace_id=trace_id)
+    row = await queries().outbox.bury(tx, id=job.id, attempts=job.attempts, error=error, trace_id=trace_id)
     return Appended.of(job.tenant_id, row)
 
 

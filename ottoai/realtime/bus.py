@@ -145,7 +145,7 @@ _decoder = msgspec.json.Decoder(Hint)
 async def open_bus(client: redis.asyncio.Redis, *, listen: bool) -> AsyncIterator[Bus]:
     """A running bus; a process that serves no sockets only sends."""
     bus = Bus(client)
-    loops = [bus.send(), bus.listen()] if listen else [bus.send()]
+    loops = [bus.send, bus.listen] if listen else [bus.send]
     async with running(*loops):
         yield bus
     await bus.drain(DRAIN)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from aiohttp import WSCloseCode
+
 from ottoai.domain.events import Channel, parse_channel
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
@@ -119,6 +121,8 @@ class Fanout:
         after = min(connection.served.values(), default=head)
         if connection.unsent > HIGH or (after < head and stream.floor > after):
             return False
+        if max(connection.served.values(), default=head) > head:
+            return False  # the client has heard elsewhere what is still to be flushed here
         if after < head and self._write(connection, stream.recent(after, head), head) < head:
             return False
         stream.join(connection)
@@ -148,17 +152,23 @@ class Fanout:
 
     async def _catch_up(self, stream: Stream, connection: Connection) -> None:
         try:
-            while not connection.gone:
-                if not await self._drained(connection):
-                    return
-                if self._advance(stream, connection):
-                    return
-                if connection.unsent <= HIGH:
-                    await self._read_on(stream, connection)
+            await self._serve(stream, connection)
+        except Exception:  # the edge of a task: its client must not wait for ever for what will not come
+            log.exception("Catching up failed")
+            self._close(connection, WSCloseCode.INTERNAL_ERROR, "error")
         finally:
             connection.reader = None
 
-    async def _drained(self, connection: Connection) -> bool:
+    async def _serve(self, stream: Stream, connection: Connection) -> None:
+        while not connection.gone:
+            if not await self.drained(connection):
+                return
+            if self._advance(stream, connection):
+                return
+            if connection.unsent <= HIGH:
+                await self._read_on(stream, connection)
+
+    async def drained(self, connection: Connection) -> bool:
         """Wait until the client has taken most of what was written; false, and closed, when it does not."""
         deadline = time.monotonic() + STUCK
         while connection.unsent > LOW and not connection.gone:
@@ -171,6 +181,9 @@ class Fanout:
     async def _read_on(self, stream: Stream, connection: Connection) -> None:
         """Write a page from the log."""
         channel, after, until = connection.stretch(stream.flushed)
+        if after >= until:
+            await asyncio.sleep(DRAIN_POLL)
+            return
         changes = connection.changes
         parsed = parse_channel(channel) if channel else None
         try:

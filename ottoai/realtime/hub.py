@@ -95,10 +95,16 @@ class Hub:
         head = stream.flushed
         if since is not None and recovered:
             replayed += sum(channel in entry.channels for entry in stream.recent(counted_to, head))
-        connection.join(channel, since[1] if since is not None and recovered else head)
+        start = since[1] if since is not None and recovered else head
+        connection.join(channel, start)
         connection.send(
             SubscribeResult(
-                channel=channel, success=True, epoch=stream.epoch, seq=head, recovered=recovered, replayed=replayed
+                channel=channel,
+                success=True,
+                epoch=stream.epoch,
+                seq=max(head, start),
+                recovered=recovered,
+                replayed=replayed,
             )
         )
         self.fanout.follow(stream, connection)
@@ -165,7 +171,8 @@ class Hub:
             return
         for event in appended.events:
             if event.seq is not None and appended.epoch != stream.epoch:
-                self._restart(stream)
+                if appended.epoch > stream.epoch:  # an older one is a hint that was late
+                    self._restart(stream)
                 return
             if event.seq is None:
                 stream.pending.append(Entry(event))
@@ -242,7 +249,8 @@ class Hub:
         behind = []
         for tenant_id, (epoch, seq) in heads.items():
             stream = self.streams.get(tenant_id)
-            if stream is not None and epoch != stream.epoch:
+            # A log that is shorter than what was heard of it was restored, whether or not its epoch says so.
+            if stream is not None and (epoch != stream.epoch or seq < stream.head):
                 self._restart(stream)
             elif stream is not None and seq > stream.head:
                 behind.append((stream, seq))
@@ -287,7 +295,7 @@ async def open_hub(db: Database, metrics: Metrics, close: Closer, bus: Bus) -> A
     hub = Hub(db, metrics, close)
     bus.listener = hub.offer
     try:
-        async with running(hub.fanout.run(), hub.watch_heads(), hub.wheel.run()):
+        async with running(hub.fanout.run, hub.watch_heads, hub.wheel.run):
             yield hub
     finally:
         bus.listener = None

@@ -150,7 +150,10 @@ PING_FRAME: Final = b"\x89\x00"
 
 def decode(data: str | bytes) -> Incoming:
     """Read a client's message. Raises msgspec.MsgspecError."""
-    message: Incoming = _decoder.decode(data)
+    try:
+        message: Incoming = _decoder.decode(data)
+    except (RecursionError, UnicodeError) as error:
+        raise msgspec.DecodeError(str(error)) from error
     return message
 
 

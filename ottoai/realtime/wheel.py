@@ -30,7 +30,9 @@ class Wheel:
         self._slot_of: dict[Connection, int] = {}
         self._added = 0
         self._turn = 0
-        self._expiries: list[tuple[float, int, Connection]] = []
+        # By time; by id, so that a connection that ended is not kept until its token runs out.
+        self._expiries: list[tuple[float, str]] = []
+        self._by_id: dict[str, Connection] = {}
 
     def add(self, connection: Connection) -> None:
         """Care for a connection; a crowd that comes at once is spread over the slots."""
@@ -38,18 +40,18 @@ class Wheel:
         slot = self._added % HEARTBEAT
         self._slots[slot][connection] = None
         self._slot_of[connection] = slot
+        self._by_id[connection.id] = connection
         self.watch_expiry(connection)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self._slots[self._slot_of.pop(connection)].pop(connection)
+        del self._by_id[connection.id]
 
     def watch_expiry(self, connection: Connection) -> None:
         """Heed the connection's (new) expiry."""
         connection.warned = False
-        self._added += 1
-        warn_at = connection.expires_at.timestamp() - AUTH_WARNING
-        heapq.heappush(self._expiries, (warn_at, self._added, connection))
+        heapq.heappush(self._expiries, (connection.expires_at.timestamp() - AUTH_WARNING, connection.id))
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -72,17 +74,18 @@ class Wheel:
             else:
                 connection.write(PING_FRAME)
         while self._expiries and self._expiries[0][0] <= wall:
-            self._expire(heapq.heappop(self._expiries)[2], wall)
+            due = self._by_id.get(heapq.heappop(self._expiries)[1])
+            if due is not None:
+                self._expire(due, wall)
 
     def _expire(self, connection: Connection, wall: float) -> None:
         expires = connection.expires_at.timestamp()
-        if connection not in self._slot_of or wall < expires - AUTH_WARNING:
-            return  # gone, or it brought a new token meanwhile
+        if wall < expires - AUTH_WARNING:
+            return  # it brought a new token meanwhile
         if wall >= expires + AUTH_GRACE:
             self._close(connection, CloseCode.UNAUTHENTICATED, "expired")
             return
         if not connection.warned:
             connection.warned = True
             connection.send(AuthExpiring(expires_at=connection.expires_at))
-        self._added += 1
-        heapq.heappush(self._expiries, (expires + AUTH_GRACE, self._added, connection))
+        heapq.heappush(self._expiries, (expires + AUTH_GRACE, connection.id))

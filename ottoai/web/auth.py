@@ -84,9 +84,13 @@ class Tokens:
             raise Unauthenticated("The token is not valid: it must name one org (org_id or o.id).")
         org = orgs.pop()
         role = claims.get("org_role") or (nested.get("rol") if isinstance(nested, dict) else None) or "member"
-        if not isinstance(org, str) or not isinstance(claims["sub"], str) or not claims["sub"]:
+        if not all(isinstance(text, str) and text and "\x00" not in text for text in (org, claims["sub"])):
             raise Unauthenticated("The token is not valid: org and sub must be text.")
-        return Principal(org, claims["sub"], str(role), datetime.fromtimestamp(claims["exp"], UTC))
+        try:
+            expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise Unauthenticated("The token is not valid: its exp is out of range.") from error
+        return Principal(org, claims["sub"], str(role), expires_at)
 
 
 def issue(config: Config, org: str, user: str, role: str, ttl: timedelta) -> str:

@@ -13,7 +13,6 @@ from redis.exceptions import RedisError
 
 from ottoai import tally
 from ottoai.db import Database, queries
-from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.migrate import files
 
@@ -107,7 +106,7 @@ class Health:
         try:
             async with asyncio.timeout(LIMIT):
                 return bool(await check)
-        except (StoreUnavailable, RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - the edge of a check: whatever it met, the component is not well
             if self._was.get(name, True):
                 log.warning("Check failed", extra={"component": name, "error": repr(error)})
             return False

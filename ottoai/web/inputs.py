@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -27,7 +27,7 @@ def is_uuid(text: str) -> bool:
 def page_size(request: web.Request) -> int:
     """`limit` of the query. Raises InvalidInput."""
     given = request.query.get("limit", str(PAGE_SIZE))
-    if not given.isdecimal() or not 1 <= int(given) <= MAX_PAGE_SIZE:
+    if len(given) > 3 or not given.isdecimal() or not 1 <= int(given) <= MAX_PAGE_SIZE:
         raise InvalidInput(f"limit: must be a whole number from 1 to {MAX_PAGE_SIZE}")
     return int(given)
 
@@ -39,10 +39,10 @@ def cursor(request: web.Request) -> Cursor | None:
         return None
     try:
         moment, _, row_id = base64.urlsafe_b64decode(given.encode()).decode().partition("|")
-        at = datetime.fromisoformat(moment)
-        if at.tzinfo is None or not is_uuid(row_id):
+        at = datetime.fromisoformat(moment).astimezone(UTC)
+        if not is_uuid(row_id):
             raise ValueError
-    except (ValueError, binascii.Error):
+    except (ValueError, OverflowError, binascii.Error):
         raise InvalidInput("cursor: must be a next_cursor that a page before gave") from None
     return at, row_id
 

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from ottoai import log, trace
 from ottoai.config import Network
-from ottoai.errors import OttoError, Unauthenticated
+from ottoai.errors import InvalidInput, OttoError, Unauthenticated
 from ottoai.web import auth, keys, problem
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        _refuse_unreadable(request)
         return await handler(request)
     except OttoError as error:
         if error.status >= 500:
@@ -74,6 +75,15 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:  # the edge: whatever it was, the client gets a problem and the log the cause
         logger.exception("Request failed unexpectedly")
         return problem.of(OttoError("Something went wrong here; the trace id tells us what."), request)
+
+
+def _refuse_unreadable(request: web.Request) -> None:
+    """What is not UTF-8 or holds a NUL fits into no log line, no signature and no column."""
+    for name, value in request.headers.items():
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InvalidInput(f"{name}: is not UTF-8")
+    if "%00" in request.raw_path:
+        raise InvalidInput("The address holds a NUL.")
 
 
 @web.middleware

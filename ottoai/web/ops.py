@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import hmac
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -83,7 +82,7 @@ def _admitted(request: web.Request) -> bool:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     try:
         name, _, password = base64.b64decode(given, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return False
     return scheme.lower() == "basic" and any([_is(user, name, password) for user in config.ops_users])  # noqa: C419
 

@@ -6,6 +6,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from ottoai.errors import NotFound
 from ottoai.web import emit, internal, ops, problem, webhooks, ws
 from ottoai.web.api import calls, leads, missed_calls
 from ottoai.webhooks import callrail
@@ -13,6 +14,15 @@ from ottoai.webhooks import callrail
 STATIC: Final = Path(__file__).parent / "static"
 
 _REPORTS: Final = "|".join(callrail.RANKS)
+
+
+async def static(request: web.Request) -> web.StreamResponse:
+    """A file of a page."""
+    path = STATIC / request.match_info["name"]
+    if not path.is_file():
+        raise NotFound("There is nothing at this address.")
+    return web.FileResponse(path, headers={"Cache-Control": "public, max-age=300"})
+
 
 ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/health", internal.health),
@@ -26,6 +36,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
     ("GET", "/ops", ops.page),
     ("GET", "/docs/problems/{type}", problem.explain),
+    ("GET", "/static/{name:[a-z]{1,20}[.](css|js)}", static),
     ("GET", "/api/calls", calls.list_calls),
     ("GET", "/api/calls/{id}", calls.get_call),
     ("GET", "/api/leads", leads.list_leads),
@@ -42,4 +53,3 @@ def add_routes(app: web.Application) -> None:
             app.router.add_get(path, handler)
         else:
             app.router.add_route(method, path, handler)
-    app.router.add_static("/static", STATIC)

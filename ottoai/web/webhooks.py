@@ -57,9 +57,16 @@ async def _raw(request: web.Request, provider: str, kind: str) -> Raw:
         kind=kind,
         hook=request.match_info.get("hook", ""),
         headers={name: request.headers[name] for name in wanted_headers(provider) if name in request.headers},
-        body=await request.read(),
+        body=await _body(request),
         received_at=received_at,
     )
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:  # it says it is compressed, and is not
+        raise InvalidInput("body: cannot be decoded as its Content-Encoding says") from error
 
 
 def _tell(receipt: Receipt) -> None:

@@ -25,7 +25,7 @@ from ottoai.errors import (
     Unauthenticated,
     UpgradeRequired,
 )
-from ottoai.realtime.connection import SEND_BUFFER, Connection
+from ottoai.realtime.connection import HIGH, SEND_BUFFER, Connection
 from ottoai.realtime.hub import Since
 from ottoai.realtime.messages import (
     MAX_MESSAGE,
@@ -56,6 +56,7 @@ BEARER: Final = "bearer."
 MALFORMED_LIMIT: Final = 10  # in a minute; a client that sends that many is broken
 MALFORMED_WINDOW: Final = 60.0
 MAX_CHANNELS: Final = 100  # per connection
+MAX_CHANNEL: Final = 200  # characters of a channel's name that are given back; real ones are shorter
 NO_SUCH_CHANNEL: Final = "no such channel"  # the same words for a foreign channel and for none
 
 
@@ -80,10 +81,14 @@ async def connect(request: web.Request) -> web.StreamResponse:
         protocols=(PROTOCOL,), autoping=False, heartbeat=None, compress=False, max_msg_size=MAX_MESSAGE
     )
     await socket.prepare(request)
-    principal = principal or await _authenticate_first(request, socket)
-    if principal is not None:
-        with log.bind(tenant_id=principal.tenant_id, user_id=principal.user_id):
-            await _serve(request, socket, principal)
+    try:
+        principal = principal or await _authenticate_first(request, socket)
+        if principal is not None:
+            with log.bind(tenant_id=principal.tenant_id, user_id=principal.user_id):
+                await _serve(request, socket, principal)
+    except Exception:  # the edge: after the upgrade an HTTP answer would be garbage among the frames
+        logger.exception("WebSocket failed unexpectedly")
+        await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=b"internal")
     return socket
 
 
@@ -92,7 +97,10 @@ def _origin_allowed(request: web.Request) -> bool:
     if origin is None:
         return True
     allowed = request.app[keys.CONFIG].allowed_origins
-    return origin in allowed if allowed else urlsplit(origin).netloc == request.host
+    try:
+        return origin in allowed if allowed else urlsplit(origin).netloc == request.host
+    except ValueError:
+        return False
 
 
 def _verified(request: web.Request, token: str) -> Principal:
@@ -181,6 +189,9 @@ class _Session:
     async def run(self) -> None:
         """Answer until the socket ends."""
         async for message in self._socket:
+            # Who does not read is not read from: its answers would pile up here.
+            if self._connection.unsent > HIGH and not await self._app[keys.HUB].fanout.drained(self._connection):
+                return
             self._connection.last_heard = time.monotonic()
             if message.type is WSMsgType.TEXT:
                 await self._text(message)
@@ -213,7 +224,7 @@ class _Session:
             case Subscribe():
                 await self._subscribe(message)
             case Unsubscribe(channel=channel):
-                self._app[keys.HUB].unsubscribe(self._connection, channel)
+                self._app[keys.HUB].unsubscribe(self._connection, channel[:MAX_CHANNEL])
             case Ping():
                 self._connection.send(Pong(ts=datetime.now(UTC)))
             case Auth(token=token):
@@ -240,7 +251,7 @@ class _Session:
             stream = self._app[keys.HUB].stream_of(connection)
             connection.send(
                 SubscribeResult(
-                    channel=message.channel[:200],
+                    channel=message.channel[:MAX_CHANNEL],
                     success=False,
                     epoch=stream.epoch,
                     seq=stream.flushed,

@@ -84,6 +84,8 @@ def parse(raw: Raw) -> Delivery:
     external_id = str(fields.id or fields.resource_id or "")
     if not external_id:
         raise InvalidInput("id: is missing")
+    if not external_id.isprintable():
+        raise InvalidInput("id: holds a character that cannot be printed")
     if len(external_id) > MAX_ID:
         raise InvalidInput(f"id: longer than {MAX_ID} characters")
     facts = _facts(fields, raw, unfinished=rank in UNFINISHED)
@@ -100,9 +102,9 @@ def _facts(fields: Fields, raw: Raw, *, unfinished: bool) -> Facts:
         raise InvalidInput("duration: out of range")
     started_at = fields.start_time
     if started_at is not None:
-        started_at = started_at if started_at.tzinfo else started_at.replace(tzinfo=UTC)
+        started_at = _in_utc(started_at)
         # What cannot be true is treated as not told: the time of receipt then stands in.
-        if not datetime(2000, 1, 1, tzinfo=UTC) < started_at < raw.received_at + CLOCK_SKEW:
+        if started_at is not None and not datetime(2000, 1, 1, tzinfo=UTC) < started_at < raw.received_at + CLOCK_SKEW:
             started_at = None
     return Facts(
         direction=fields.direction,
@@ -138,7 +140,19 @@ def _flat(body: dict[str, Any]) -> dict[str, Any]:
 
 def _identity(body: dict[str, Any]) -> dict[str, str]:
     names = ("company_id", "company_resource_id", "tracking_phone_number")
-    return {name: str(value) for name, value in _flat(body).items() if name in names and isinstance(value, str | int)}
+    told = {name: str(value) for name, value in _flat(body).items() if name in names and isinstance(value, str | int)}
+    for name, value in told.items():
+        if len(value) > MAX_ID or not value.isprintable():
+            raise InvalidInput(f"{name}: must be at most {MAX_ID} characters that can be printed")
+    return told
+
+
+def _in_utc(moment: datetime) -> datetime | None:
+    """The moment in UTC, which is also what is meant when no zone is told; None outside of what a date can be."""
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        return None
 
 
 def _text(value: str | None) -> str | None:

@@ -19,7 +19,7 @@ from ottoai.db import Database, Row, Session, queries
 from ottoai.domain import calls, hours, tenants
 from ottoai.domain.events import Appended
 from ottoai.domain.tenants import Tenant
-from ottoai.errors import BadSignature, InvalidInput, StoreUnavailable
+from ottoai.errors import BadSignature, InvalidInput, StoreUnavailable, TooLarge
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.webhooks import callrail
@@ -30,6 +30,7 @@ DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in develo
 
 # Deliveries kept for companies that nobody has added: enough for a day's mistake, too few to fill a disk.
 UNCLAIMED_BOUND: Final = 5_000
+UNCLAIMED_BODY: Final = 64 * 1024  # bytes; real ones have some 3 KiB
 
 ROUTES_KEPT: Final = 5.0  # seconds that a routing answer is reused; a wrong signature asks again at once
 ROUTES_BOUND: Final = 10_000
@@ -62,9 +63,10 @@ class Directory:
         if known and not fresh and time.monotonic() < until:
             return known
         found = await tenants.routed(self._system, provider, identities)
-        if len(self._kept) >= ROUTES_BOUND:
-            self._kept.clear()
-        self._kept[key] = (time.monotonic() + ROUTES_KEPT, found)
+        if found:  # strangers' ids are not kept: anybody can send those
+            if len(self._kept) >= ROUTES_BOUND:
+                self._kept.clear()
+            self._kept[key] = (time.monotonic() + ROUTES_KEPT, found)
         return found
 
 
@@ -124,6 +126,8 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
         raise BadSignature
     if raw.hook:
         raise BadSignature("No company has this hook path.")
+    if identities and not provider.signed(raw):
+        raise BadSignature("The delivery is not signed.")
     if not identities:
         raise InvalidInput("company_id: is missing, and so is every other field that tells whose delivery this is")
     return None
@@ -156,6 +160,8 @@ async def _quarantine(ingest: Ingest, tenant: Tenant, raw: Raw, error: str) -> R
 
 
 async def _keep_unclaimed(system: Session, raw: Raw, identities: tuple[str, ...]) -> Receipt:
+    if len(raw.body) > UNCLAIMED_BODY:
+        raise TooLarge(f"A delivery of an unknown company may have {UNCLAIMED_BODY // 1024} KiB.")
     columns = _as_columns(raw)
     kept = await queries().deliveries.keep_unclaimed(
         system,
