@@ -5,7 +5,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ottoai.domain.events import Event
@@ -154,6 +154,17 @@ steps = st.lists(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps, ring=st.sampled_from([2, 10, 1000]))
+@example(  # a connection changes its channels between two writes of a flush
+    steps=[
+        ("join", 0, CHANNELS[0], None),
+        ("join", 1, CHANNELS[0], None),
+        ("turns", 1),
+        ("append", None, 1),
+        ("turns", 1),
+        ("join", 1, CHANNELS[1], None),
+    ],
+    ring=1000,
+)
 def test_every_event_once_and_in_order(monkeypatch, steps, ring):
     monkeypatch.setattr(stream_module, "RING_EVENTS", ring)
     monkeypatch.setattr(fanout_module, "YIELD_EVERY", 1)  # a turn of the loop after every single write
