@@ -28,7 +28,7 @@ from ottoai.web.health import Health
 from ottoai.web.middlewares import authenticate, observe
 from ottoai.web.routes import add_routes
 from ottoai.web.sockets import Sockets
-from ottoai.webhooks.receive import Ingest
+from ottoai.webhooks.receive import Directory, Ingest
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
         waker = await stack.enter_async_context(open_waker(config))
         app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
-        app[keys.INGEST] = Ingest(config, db, bus, waker)
+        app[keys.INGEST] = Ingest(config, db, bus, waker, Directory(db.system()))
         app[keys.HEALTH] = Health(db, client, metrics)
         gauges = app[keys.GAUGES] = Gauges(metrics, db, client, Queues(queue.client(config)))
         stack.enter_context(tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render))

@@ -26,7 +26,7 @@ from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
 from ottoai.web.auth import Tokens, issue
 from ottoai.webhooks import callrail
-from ottoai.webhooks.receive import DEMO, Ingest, replay_unclaimed
+from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
 
 SAMPLE_KINDS: Final = samples.KINDS
 TTL: Final = re.compile(r"(\d{1,5})([smhd])")
@@ -101,7 +101,7 @@ def tenant_add(config: Config, args: Namespace) -> int:
 
 async def _replay(config: Config, db: Database, tenant_id: str) -> dict[str, int]:
     async with open_redis(config) as client, open_bus(client, listen=False) as bus, open_waker(config) as waker:
-        return await replay_unclaimed(Ingest(config, db, bus, waker), tenant_id)
+        return await replay_unclaimed(Ingest(config, db, bus, waker, Directory(db.system())), tenant_id)
 
 
 def tenant_set(config: Config, args: Namespace) -> int:

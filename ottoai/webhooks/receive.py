@@ -8,7 +8,7 @@ Telling (the bus, the queue) follows the commit and may be lost without harm.
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
@@ -78,10 +78,7 @@ class Ingest:
     db: Database
     bus: Bus
     waker: Waker
-    directory: Directory = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "directory", Directory(self.db.system()))
+    directory: Directory
 
 
 async def receive(ingest: Ingest, raw: Raw) -> Receipt:
@@ -116,6 +113,8 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
         found = await ingest.directory.find(raw.provider, identities, fresh=fresh) if identities else ()
         if len(found) == 1 and provider.verify(raw, found[0].keys):
             return found[0]
+        if not found:
+            break  # that was no remembered answer: asking again would not change it
     demos = [tenant.id == DEMO for tenant in found] if identities else [True]
     if ingest.config.development and not provider.signed(raw) and demos and all(demos):
         raw.json_object()
