@@ -242,17 +242,20 @@ class Hub:
 
     async def compare_heads(self) -> None:
         """Look whether any log grew unheard, and repair it. Raises StoreUnavailable."""
-        tenants = list(self.streams)
-        if not tenants:
+        # What was known before the question: while it is answered, a log may grow and a stream be opened anew.
+        known = {tenant_id: (stream, stream.head) for tenant_id, stream in self.streams.items()}
+        if not known:
             return
-        heads = await events.heads(self._db.system(), tenants)
+        heads = await events.heads(self._db.system(), list(known))
         behind = []
         for tenant_id, (epoch, seq) in heads.items():
-            stream = self.streams.get(tenant_id)
+            stream, head = known[tenant_id]
+            if self.streams.get(tenant_id) is not stream:
+                continue
             # A log that is shorter than what was heard of it was restored, whether or not its epoch says so.
-            if stream is not None and (epoch != stream.epoch or seq < stream.head):
+            if epoch != stream.epoch or seq < head:
                 self._restart(stream)
-            elif stream is not None and seq > stream.head:
+            elif seq > stream.head:
                 behind.append((stream, seq))
         if behind:
             await asyncio.sleep(HINT_GRACE)

@@ -11,6 +11,7 @@ import pytest
 
 from ottoai import samples
 from ottoai.client import Closed, Socket, connect
+from ottoai.domain import events
 from ottoai.realtime import fanout, stream
 from ottoai.web import keys, ws
 from tests.conftest import add_tenant, execute, of_tenant
@@ -318,6 +319,23 @@ async def test_transient_events_have_no_number(base, make_token):
         await emit(base)
         first, second = await socket.event(), await socket.event()
         assert (first["seq"], second["seq"]) == (None, 1)
+
+
+async def test_a_log_that_grows_while_heads_are_compared_is_not_taken_for_restored(app, base, make_token, monkeypatch):
+    read = events.heads
+
+    async def read_late(system, tenants):
+        heads = await read(system, tenants)
+        await emit(base)
+        return heads
+
+    async with connect(base, make_token()) as socket:
+        await socket.subscribe(CHANNEL)
+        monkeypatch.setattr(events, "heads", read_late)
+        await app[keys.HUB].compare_heads()
+        monkeypatch.undo()
+        await emit(base)
+        assert [(await socket.event())["seq"] for _ in range(2)] == [1, 2]
 
 
 # Slow, broken and hostile clients
