@@ -19,7 +19,6 @@ from ottoai import config, errors, metrics
 from ottoai.domain import catalogue
 from ottoai.errors import OttoError
 from ottoai.realtime import connection, fanout, messages, wheel
-from ottoai.realtime.messages import CloseCode
 from ottoai.web import ws
 from ottoai.webhooks import callrail
 
@@ -209,7 +208,7 @@ def current(text: str) -> str:
 
 def undocumented_codes(protocol: str) -> list[int]:
     """Close codes that the table written by hand leaves out."""
-    codes = [value for value in vars(CloseCode).values() if isinstance(value, int)]
+    codes = [close.code for close in messages.CLOSES]
     return [code for code in codes if f"| {code} |" not in protocol]
 
 

@@ -5,7 +5,7 @@ Text frames with one JSON object each (RFC 6455). Timestamps are RFC 3339 in UTC
 
 import struct
 from datetime import datetime
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,15 +15,55 @@ PROTOCOL: Final = "ottoai.v1"
 MAX_MESSAGE: Final = 32 * 1024  # bytes a client may send in one message
 
 
-class CloseCode:
-    """Why the server closes, and what the client should do."""
+Reaction = Literal["stop", "new token", "back off", "reconnect now"]
 
-    BAD_MESSAGES: ClassVar[int] = 4400  # stop: the client is broken
-    UNAUTHENTICATED: ClassVar[int] = 4401  # get a new token, then reconnect
-    FORBIDDEN: ClassVar[int] = 4403  # stop
-    STALE: ClassVar[int] = 4408  # reconnect now
-    STUCK: ClassVar[int] = 4409  # reconnect now and resume
-    RESTARTING: ClassVar[int] = 1012  # reconnect after the delay that was announced
+
+class Close(msgspec.Struct, frozen=True):
+    """A close code: what has happened, and what the client should do about it."""
+
+    code: int
+    name: str
+    meaning: str
+    client: Reaction
+
+
+class CloseCode:
+    """The codes with which this server closes (RFC 6455 7.4: 4000-4999 are an application's own)."""
+
+    PROTOCOL_ERROR: Final = 1002
+    BAD_TEXT: Final = 1007
+    TOO_LARGE: Final = 1009
+    INTERNAL: Final = 1011
+    RESTARTING: Final = 1012
+    TRY_LATER: Final = 1013
+    BAD_MESSAGES: Final = 4400
+    UNAUTHENTICATED: Final = 4401
+    FORBIDDEN: Final = 4403
+    STALE: Final = 4408
+    STUCK: Final = 4409
+    OVER_QUOTA: Final = 4429
+
+
+# What is not in this table (1006, a link that was lost without a close, among others): back off.
+CLOSES: Final = (
+    Close(CloseCode.PROTOCOL_ERROR, "protocol_error", "a frame broke RFC 6455", "stop"),
+    Close(CloseCode.BAD_TEXT, "bad_text", "a text message was not UTF-8", "stop"),
+    Close(CloseCode.TOO_LARGE, "too_large", "a message was larger than the limit", "stop"),
+    Close(CloseCode.INTERNAL, "internal", "an error of ours, with its trace id in the log", "back off"),
+    Close(CloseCode.RESTARTING, "restarting", "this process stops, or the log was replaced", "reconnect now"),
+    Close(CloseCode.TRY_LATER, "try_later", "the database did not answer while the connection opened", "back off"),
+    Close(CloseCode.BAD_MESSAGES, "bad_messages", "too many malformed messages", "stop"),
+    Close(
+        CloseCode.UNAUTHENTICATED,
+        "unauthenticated",
+        "no valid token came, it has expired or was revoked, or its tenant does not exist",
+        "new token",
+    ),
+    Close(CloseCode.FORBIDDEN, "forbidden", "the page's origin may not connect", "stop"),
+    Close(CloseCode.STALE, "stale", "nothing was heard of the client", "reconnect now"),
+    Close(CloseCode.STUCK, "stuck", "the client took nothing of what it was sent", "reconnect now"),
+    Close(CloseCode.OVER_QUOTA, "over_quota", "too many connections or messages", "back off"),
+)
 
 
 class ClientIn(msgspec.Struct, frozen=True, tag_field="type"):
@@ -118,9 +158,22 @@ class AuthExpiring(ServerOut, frozen=True, tag="auth_expiring"):
 
 
 class Reconnect(ServerOut, frozen=True, tag="reconnect"):
-    """This process is about to stop: connect again after so long."""
+    """This process is about to stop: it goes on serving, and closes this connection with 1012 after so long. The
+    delays differ, so that not everybody comes back at once.
+    """
 
     after_ms: int
+
+
+class AuthExpired(ServerOut, frozen=True, tag="auth_expired"):
+    """The token has run out or was revoked: the stream ends (over SSE only; a WebSocket is closed with 4401)."""
+
+
+class End(ServerOut, frozen=True, tag="end"):
+    """The stream ends, with the code that a WebSocket would be closed with (over SSE only)."""
+
+    code: int
+    reason: str
 
 
 class Envelope(ServerOut, frozen=True, tag="event", omit_defaults=True, kw_only=True):
@@ -138,9 +191,8 @@ class Envelope(ServerOut, frozen=True, tag="event", omit_defaults=True, kw_only=
     data: msgspec.Raw
 
 
-Outgoing = (
-    Welcome | SubscribeResult | UnsubscribeResult | Pong | Error | AuthExpiring | Reconnect | Envelope
-)  # fmt: skip
+Outgoing = Welcome | SubscribeResult | UnsubscribeResult | Pong | Error | AuthExpiring | Reconnect | Envelope
+StreamOnly = AuthExpired | End
 
 _decoder = msgspec.json.Decoder(Incoming)
 _encoder = msgspec.json.Encoder()

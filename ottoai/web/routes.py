@@ -11,7 +11,7 @@ from ottoai.web import emit, internal, ops, problem, webhooks, ws
 from ottoai.web.api import calls, leads, missed_calls
 from ottoai.webhooks import callrail
 
-STATIC: Final = Path(__file__).parent / "static"
+STATIC: Final = Path(__file__).parents[1] / "static"
 
 _REPORTS: Final = "|".join(callrail.RANKS)
 
