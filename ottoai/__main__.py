@@ -60,6 +60,10 @@ def _tenant(command: argparse.ArgumentParser) -> None:
     rotate.add_argument("id")
     rotate.add_argument("--callrail-key", required=True, help=TENANT_HELP["callrail_key"])
     rotate.set_defaults(do=commands.tenant_set, name=None, timezone=None, hours=None)
+    revoke = sub.add_parser("revoke", help="refuse all tokens issued up to now, and end the connections they opened")
+    revoke.add_argument("id")
+    revoke.add_argument("--user", help="only this user's")
+    revoke.set_defaults(do=commands.tenant_revoke)
     for parsed in (add, change):
         parsed.add_argument("id", help="letters, digits, - and _; the `org` of its users' tokens")
         parsed.add_argument("--name", required=parsed is add)

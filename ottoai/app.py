@@ -20,9 +20,10 @@ from ottoai.metrics import Metrics
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.realtime.hub import open_hub
+from ottoai.realtime.quotas import open_quotas
 from ottoai.redis_pool import open_redis
 from ottoai.web import keys
-from ottoai.web.auth import Tokens
+from ottoai.web.auth import Revoked, Tokens
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.middlewares import authenticate, observe
@@ -41,11 +42,12 @@ def build_app(config: Config) -> web.Application:
     app = web.Application(middlewares=[observe, authenticate], client_max_size=MAX_BODY)
     app[keys.CONFIG] = config
     app[keys.METRICS] = Metrics(__version__, "api")
-    app[keys.TOKENS] = Tokens(config)
-    app[keys.SOCKETS] = Sockets()
+    revoked = app[keys.REVOKED] = Revoked()
+    app[keys.TOKENS] = Tokens(config, revoked)
+    app[keys.SOCKETS] = Sockets(revoked)
     aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
     app.cleanup_ctx.append(resources)
-    app.on_response_prepare.append(hide_server)
+    app.on_response_prepare.append(sign)
     app.on_shutdown.append(drain)
     add_routes(app)
     return app
@@ -60,7 +62,8 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         client = app[keys.REDIS] = await stack.enter_async_context(open_redis(config))
         bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
         waker = await stack.enter_async_context(open_waker(config))
-        app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
+        hub = app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
+        app[keys.QUOTAS] = await stack.enter_async_context(open_quotas(config, client))
         app[keys.INGEST] = Ingest(config, db, bus, waker, Directory(db.system()))
         app[keys.HEALTH] = Health(db, client, metrics)
         gauges = app[keys.GAUGES] = Gauges(metrics, db, client, Queues(queue.client(config)))
@@ -69,18 +72,26 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
             checked.set()
-        await stack.enter_async_context(running(gauges.watch_loop, partial(_check_privilege, db, checked)))
+            await app[keys.REVOKED].refresh(db.system())
+        watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
+        check_privilege = partial(_check_privilege, db, checked)
+        await stack.enter_async_context(running(gauges.watch_loop, check_privilege, watch_revoked))
         yield
 
 
-async def hide_server(_request: web.Request, response: web.StreamResponse) -> None:
-    """Nobody needs to know which version of what answers."""
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer carries; nobody needs to know which version of what answers."""
     response.headers["Server"] = "ottoai"
+    if request_id := request.get(keys.REQUEST_ID):
+        response.headers["X-Request-Id"] = request_id
 
 
 async def drain(app: web.Application) -> None:
     """Before the process ends: no longer healthy, and every socket is told to come back elsewhere."""
+    if app[keys.HEALTH].draining:
+        return
     app[keys.HEALTH].draining = True
+    app[keys.HUB].wake()
     await app[keys.SOCKETS].drain()
 
 

@@ -17,14 +17,14 @@ from ottoai import migrate as migrations
 from ottoai.client import Closed, Follower
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
-from ottoai.domain import hours, tenants
+from ottoai.domain import hours, revocations, tenants
 from ottoai.domain.events import tenant_channel
-from ottoai.errors import Conflict, InvalidInput, NotFound, OttoError
+from ottoai.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from ottoai.metrics import Metrics
 from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
-from ottoai.web.auth import Tokens, issue
+from ottoai.web.auth import Principal, Revoked, Tokens, issue
 from ottoai.webhooks import callrail
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
 
@@ -122,6 +122,18 @@ def tenant_set(config: Config, args: Namespace) -> int:
     return 0
 
 
+def tenant_revoke(config: Config, args: Namespace) -> int:
+    """Refuse all tokens of a tenant, or of one of its users, that were issued up to now."""
+
+    async def revoke(db: Database) -> datetime:
+        return await revocations.revoke(db.system(), args.id, args.user)
+
+    moment = _with_database(config, revoke)
+    whose = f"user {args.user} of tenant {args.id}" if args.user else f"tenant {args.id}"
+    say(f"revoked all tokens of {whose} issued up to {moment:%Y-%m-%dT%H:%M:%SZ}; live connections end within a second")
+    return 0
+
+
 def tenant_list(config: Config, _args: Namespace) -> int:
     """List the tenants."""
 
@@ -153,9 +165,15 @@ def token_inspect(config: Config, args: Namespace) -> int:
     except jwt.InvalidTokenError as error:
         raise InvalidInput(f"This is no JSON Web Token: {error}.") from error
     say(msgspec.json.format(msgspec.json.encode(claims)).decode())
+
+    async def verify(db: Database) -> Principal:
+        revoked = Revoked()
+        await revoked.refresh(db.system())
+        return Tokens(config, revoked).verify(given)
+
     try:
-        principal = Tokens(config).verify(given)
-    except OttoError as error:
+        principal = _with_database(config, verify)
+    except Unauthenticated as error:
         say(f"NOT VALID: {error.detail}")
         return 1
     left = principal.expires_at - datetime.now(UTC)

@@ -171,6 +171,24 @@ class Config:
     db_pool_size: int = setting(
         "DB_POOL_SIZE", _integer(1, 100), "Most connections a process opens for tenants' queries.", default=10
     )
+    ws_connections_per_user: int = setting(
+        "WS_CONNECTIONS_PER_USER",
+        _integer(1, 100_000),
+        "Most WebSockets a user may have open, over all API processes.",
+        default=20,
+    )
+    ws_connections_per_tenant: int = setting(
+        "WS_CONNECTIONS_PER_TENANT",
+        _integer(1, 1_000_000),
+        "Most WebSockets a tenant's users may have open together, over all API processes.",
+        default=2000,
+    )
+    ws_subscriptions_per_connection: int = setting(
+        "WS_SUBSCRIPTIONS_PER_CONNECTION", _integer(1, 10_000), "Most channels a WebSocket may listen to.", default=100
+    )
+    ws_messages_per_minute: int = setting(
+        "WS_MESSAGES_PER_MINUTE", _integer(1, 100_000), "Most messages a WebSocket may send in a minute.", default=100
+    )
     worker_lease_seconds: int = setting(
         "WORKER_LEASE_SECONDS",
         _integer(2, 600),

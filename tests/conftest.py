@@ -12,6 +12,7 @@ import pytest
 import redis
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from hypothesis import settings
 
 from ottoai import embedded, samples
 from ottoai.app import build_app
@@ -21,6 +22,10 @@ from ottoai.domain import tenants
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.web.auth import issue
+
+# A busy machine is no failure: no example is judged by its time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 SIGNING_KEY = "signing-key-of-{}"

@@ -1,5 +1,7 @@
 """What tests say often, in the domain's words."""
 
+import asyncio
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -31,6 +33,13 @@ async def get(base: str, path: str, token: str | None = None, **headers: str) ->
         headers["Authorization"] = f"Bearer {token}"
     async with aiohttp.ClientSession() as session, session.get(base + path, headers=headers) as response:
         return response.status, response.headers, msgspec.json.decode(await response.read() or b"null")
+
+
+async def until(condition: Callable[[], object], within: float = 10.0) -> None:
+    """Wait for something that tells nobody when it happens."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def report(kind: str, call_id: int | None = None, **fields: Any) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""One socket: who is behind it, what it listens to, and its bytes. Owns no task; the hub decides what to write."""
+"""One live client, over a WebSocket or an event stream: who is behind it, what it listens to, and its bytes. Owns no
+task; the hub decides what to write.
+"""
 
 import asyncio
 import time
@@ -6,7 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import uuid4
 
-from ottoai.realtime.messages import Outgoing, encode
+from ottoai.realtime.messages import Message
+from ottoai.realtime.wires import Wire
 
 if TYPE_CHECKING:
     from ottoai.realtime.stream import Group
@@ -25,8 +28,28 @@ class Closer(Protocol):
         """Begin to end it; never waits."""
 
 
+class User(Protocol):
+    """What a token says of its bearer."""
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose data it is about."""
+
+    @property
+    def user_id(self) -> str:
+        """Who it is."""
+
+    @property
+    def issued_at(self) -> float:
+        """When it was issued (Unix time)."""
+
+    @property
+    def expires_at(self) -> datetime:
+        """When it runs out."""
+
+
 class Connection:
-    """An authenticated socket of one user of one tenant."""
+    """An authenticated client: one user of one tenant."""
 
     __slots__ = (
         "batch",
@@ -37,6 +60,7 @@ class Connection:
         "group",
         "id",
         "ip",
+        "issued_at",
         "last_heard",
         "reader",
         "served",
@@ -44,16 +68,17 @@ class Connection:
         "transport",
         "user_id",
         "warned",
+        "wire",
     )
 
-    def __init__(
-        self, tenant_id: str, user_id: str, expires_at: datetime, transport: asyncio.Transport, ip: str
-    ) -> None:
+    def __init__(self, user: User, transport: asyncio.Transport, ip: str, wire: Wire) -> None:
         self.id = str(uuid4())
-        self.tenant_id = tenant_id
-        self.user_id = user_id
-        self.expires_at = expires_at
+        self.tenant_id = user.tenant_id
+        self.user_id = user.user_id
+        self.issued_at = user.issued_at
+        self.expires_at = user.expires_at
         self.ip = ip
+        self.wire = wire
         self.transport = transport
         self.last_heard = time.monotonic()
         self.warned = False  # whether it was told that its token runs out
@@ -73,9 +98,9 @@ class Connection:
         if not self.transport.is_closing():
             self.transport.write(data)
 
-    def send(self, message: Outgoing) -> None:
+    def send(self, message: Message) -> None:
         """Send one message, in order with everything else written."""
-        self.write(encode(message))
+        self.write(self.wire.message(message))
 
     @property
     def unsent(self) -> int:

@@ -73,6 +73,9 @@ class Fanout:
         dirty, self._dirty = self._dirty, {}
         # First every group gets its bytes, in one go; from then on a connection can be settled at any moment.
         work = [(stream, stream.begin_batch(self._batch), list(stream.groups.values())) for stream in dirty]
+        for stream in dirty:
+            if stream.pending:
+                self.mark(stream)
         written = 0
         for stream, entries, groups in work:
             for group in groups:
@@ -135,8 +138,9 @@ class Fanout:
         for entry in entries:
             seq = entry.seq or 0
             if connection.due(entry.channels, seq):
-                chunk.append(entry.frame)
-                size += len(entry.frame)
+                data = entry.on(connection.wire)
+                chunk.append(data)
+                size += len(data)
                 count += 1
             if size >= CHUNK:
                 connection.write(b"".join(chunk))

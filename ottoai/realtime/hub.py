@@ -6,10 +6,11 @@ own cursor). It changes sides between two awaits, at a number both sides agree o
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +19,7 @@ from ottoai.db import Database
 from ottoai.domain import events
 from ottoai.domain.catalogue import Dropped
 from ottoai.domain.events import Appended, Channel, Event
+from ottoai.domain.revocations import Revocation
 from ottoai.errors import Draining, NotFound, StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.realtime.bus import Bus
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 HEADS_EVERY: Final = 1.0  # seconds; with Redis away this is what events wait for
 HINT_GRACE: Final = 0.1  # a head read right after a commit is ahead of its hint for a moment: that is no loss
 REPAIR_PAGE: Final = 500
+REACH_PAGE: Final = 200  # events read back at once: with large ones the ring is full after a page
+LINGER: Final = 60.0  # seconds that a stream is kept when nobody listens: a page reloads, a poll comes back
 
 Since = tuple[int | None, int]  # (epoch, number); no epoch means the current one
 
@@ -49,12 +53,14 @@ class Hub:
         self._close = close
         self._opening: dict[str, asyncio.Task[Stream]] = {}
         self._repairs: dict[str, asyncio.Task[None]] = {}
+        self._reaching: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # Connections
 
     async def enter(self, connection: Connection) -> Stream:
         """Take a connection in; returns its tenant's stream. Raises NotFound (no such tenant), StoreUnavailable."""
-        stream = await self._stream(connection.tenant_id)
+        stream = await self.stream(connection.tenant_id)
         stream.members[connection] = None
         stream.join(connection)
         self.connections[connection.id] = connection
@@ -74,8 +80,7 @@ class Hub:
         if stream is not None and connection in stream.members:
             stream.leave(connection)
             del stream.members[connection]
-            if not stream.members:
-                del self.streams[connection.tenant_id]
+            stream.used = time.monotonic()
 
     def stream_of(self, connection: Connection) -> Stream:
         """The stream that a connection listens to. Raises Draining when it is being closed."""
@@ -84,68 +89,142 @@ class Hub:
             raise Draining("This connection is being closed: connect again.")
         return stream
 
-    async def subscribe(self, connection: Connection, channel: str, since: Since | None) -> None:
-        """Join a channel that the connection has a right to. Raises StoreUnavailable."""
+    async def subscribe(self, connection: Connection, channels: Sequence[str], since: Since | None) -> None:
+        """Join channels that the connection has a right to, all at the same place. Raises StoreUnavailable."""
         stream = self.stream_of(connection)
-        recovered, replayed, counted_to = await self._probe(stream, channel, since)
+        recovered = await self.reaches(stream, since)
+        after = since[1] if since is not None and recovered else None
+        replayed, counted_to = ({}, 0) if after is None else await self._count(stream, channels, after)
         self.stream_of(connection)  # it may have ended meanwhile
         # From here on nothing awaits, so the connection's place in the stream is exact.
         self.fanout.pause(stream, connection)
-        connection.leave(channel)
         head = stream.flushed
-        if since is not None and recovered:
-            replayed += sum(channel in entry.channels for entry in stream.recent(counted_to, head))
-        start = since[1] if since is not None and recovered else head
-        connection.join(channel, start)
-        connection.send(
-            SubscribeResult(
-                channel=channel,
-                success=True,
-                epoch=stream.epoch,
-                seq=max(head, start),
-                recovered=recovered,
-                replayed=replayed,
+        recent = [] if after is None else stream.recent(counted_to, head)
+        for channel in channels:
+            connection.leave(channel)
+            connection.join(channel, head if after is None else after)
+            connection.send(
+                SubscribeResult(
+                    channel=channel,
+                    success=True,
+                    epoch=stream.epoch,
+                    seq=max(head, after or 0),
+                    recovered=recovered,
+                    replayed=replayed.get(channel, 0) + sum(channel in entry.channels for entry in recent),
+                )
             )
-        )
         self.fanout.follow(stream, connection)
 
-    def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Leave a channel; what was committed before may still have been written."""
+    def unsubscribe(self, connection: Connection, channel: str, because: str | None = None) -> None:
+        """Leave a channel, which the client asked for if no other reason is given; what was committed before may still
+        have been written.
+        """
         stream = self.stream_of(connection)
         self.fanout.pause(stream, connection)
         joined = connection.leave(channel)
-        error = None if joined else "not subscribed"
+        error = because if joined else "not subscribed"
         result = UnsubscribeResult(channel=channel, success=joined, epoch=stream.epoch, seq=stream.flushed, error=error)
         connection.send(result)
         self.fanout.follow(stream, connection)
 
-    async def _probe(self, stream: Stream, channel: str, since: Since | None) -> tuple[bool | None, int, int]:
-        """(whether the log still tells what came after `since`, how many events of the channel that is up to a
-        number, that number).
-        """
+    def revoke(self, revocation: Revocation) -> None:
+        """End the connections whose tokens do not count any more."""
+        for connection in list(self.connections.values()):
+            if revocation.covers(connection.tenant_id, connection.user_id, connection.issued_at):
+                self._close(connection, CloseCode.UNAUTHENTICATED, "revoked")
+
+    # The past
+
+    async def reaches(self, stream: Stream, since: Since | None) -> bool | None:
+        """Whether everything after `since` can still be told; None when nothing is asked. Raises StoreUnavailable."""
         if since is None:
-            return None, 0, 0
+            return None
         epoch, after = since
         if epoch not in {None, stream.epoch}:
-            return False, 0, 0
+            return False
+        for _ in range(2):  # a look at the log that others began may have missed what the client has seen elsewhere
+            if after > stream.head:
+                await self._shared(self._repairs, stream, self.repair(stream, "reconnect"))
         if after > stream.head:
-            await self.repair(stream, "reconnect")  # the client may have heard it from another process
-        if after > stream.head:
-            return False, 0, 0
+            return False
+        if after < stream.floor and not stream.reached_back:
+            await self._shared(self._reaching, stream, self._reach_back(stream))
         if after >= stream.floor:
-            return True, 0, after
+            return True
+        head = await events.head(self._db.one(stream.tenant_id))
+        return head is not None and after >= head.oldest - 1
+
+    async def read(
+        self, stream: Stream, channels: Sequence[str], after: int, limit: int
+    ) -> tuple[Sequence[Entry], int]:
+        """At most `limit` events of these channels after a number, and the number up to which that is all. Raises
+        StoreUnavailable.
+        """
+        wanted = set(channels)
+        found: list[Entry] = []
+        while after < stream.flushed and len(found) < limit:
+            head = stream.flushed
+            if after >= stream.floor:
+                page, until = stream.recent(after, head), head
+            else:
+                channel = events.parse_channel(channels[0]) if len(channels) == 1 else None
+                page = await self._read_log(stream.tenant_id, after, head, channel, REPAIR_PAGE)
+                until = head if len(page) < REPAIR_PAGE else page[-1].seq or head
+            due = [entry for entry in page if not wanted.isdisjoint(entry.channels)][: limit - len(found)]
+            found += due
+            after = (found[-1].seq or until) if len(found) == limit else until
+        return found, after
+
+    async def _count(self, stream: Stream, channels: Sequence[str], after: int) -> tuple[dict[str, int], int]:
+        """How many events each channel has after a number that the ring does not reach, up to one that it does, and
+        that one.
+        """
         session = self._db.one(stream.tenant_id)
-        head = await events.head(session)
-        if head is None or after < head.oldest - 1:
-            return False, 0, 0
-        until = stream.floor
-        return True, await events.count(session, after, until, events.parse_channel(channel)), until
+        until = after
+        counts: dict[str, int] = {}
+        while until < stream.floor:  # which moves on when much comes while this is counted
+            until = stream.floor
+            counts = {
+                channel: await events.count(session, after, until, events.parse_channel(channel))
+                for channel in channels
+            }
+        return counts, until
+
+    async def _reach_back(self, stream: Stream) -> None:
+        """Fill the ring from the log: after a start a whole crowd asks for the same past."""
+        room = True
+        while room and stream.floor > 0:
+            floor = stream.floor
+            page = await self._read_log(stream.tenant_id, max(floor - REACH_PAGE, 0), floor, None, REACH_PAGE)
+            room = stream.prepend(page) and len(page) == REACH_PAGE
+        stream.reached_back = True
+
+    async def _shared(
+        self, under_way: dict[str, asyncio.Task[None]], stream: Stream, work: Coroutine[Any, Any, None]
+    ) -> None:
+        """Do something for a stream once, however many need it at the same time. Raises what the work raises."""
+        task = under_way.get(stream.tenant_id)
+        if task is None:
+            task = under_way[stream.tenant_id] = asyncio.create_task(work)
+
+            def over(done: asyncio.Task[None]) -> None:
+                del under_way[stream.tenant_id]
+                if not done.cancelled():
+                    done.exception()  # who waited for it may be gone
+
+            task.add_done_callback(over)
+        else:
+            work.close()
+        await asyncio.shield(task)
 
     # Streams
 
-    async def _stream(self, tenant_id: str) -> Stream:
-        """The tenant's stream, opened once however many ask at the same time."""
+    async def stream(self, tenant_id: str) -> Stream:
+        """The tenant's stream, opened once however many ask at the same time; it stays for LINGER seconds. Raises
+        NotFound (no such tenant), StoreUnavailable.
+        """
         if tenant_id in self.streams:
+            self.streams[tenant_id].used = time.monotonic()
             return self.streams[tenant_id]
         opening = self._opening.get(tenant_id)
         if opening is None:
@@ -175,10 +254,10 @@ class Hub:
                     self._restart(stream)
                 return
             if event.seq is None:
-                stream.pending.append(Entry(event))
+                stream.pending.append(Entry(event, stream.epoch))
                 self._count_transient_drops(stream)
             elif event.seq == stream.head + 1:
-                stream.append(Entry(event))
+                stream.append(Entry(event, stream.epoch))
             elif event.seq > stream.head:
                 self._repair_soon(stream, "gap")
                 break
@@ -192,21 +271,27 @@ class Hub:
             self._metrics.ws_messages_dropped_total.inc(missing, reason="transient")
 
     def _repair_soon(self, stream: Stream, source: str) -> None:
-        if stream.tenant_id not in self._repairs:
-            self._repairs[stream.tenant_id] = asyncio.create_task(self._repair_once(stream, source), name="repair")
+        if stream.tenant_id in self._repairs:
+            return
+        task = asyncio.create_task(self._repair_quietly(stream, source), name="repair")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _repair_once(self, stream: Stream, source: str) -> None:
+    async def _repair_quietly(self, stream: Stream, source: str) -> None:
         try:
-            await self.repair(stream, source)
+            await self._shared(self._repairs, stream, self.repair(stream, source))
         except StoreUnavailable:
             log.debug("Log not readable; the next look at the heads tries again")
-        finally:
-            self._repairs.pop(stream.tenant_id, None)
+
+    def wake(self) -> None:
+        """End the waiting of all who poll."""
+        for stream in self.streams.values():
+            stream.wake()
 
     async def stop(self) -> None:
         """Give up what is being read from the log."""
         readers = [connection.reader for connection in self.connections.values() if connection.reader]
-        await end([*self._repairs.values(), *readers])
+        await end([*self._tasks, *self._repairs.values(), *self._reaching.values(), *readers])
 
     async def repair(self, stream: Stream, source: str) -> None:
         """Read from the log what was not heard. Raises StoreUnavailable."""
@@ -218,7 +303,7 @@ class Hub:
                 if seq > stream.head + 1:
                     self._skip(stream, seq - 1)
                 if seq == stream.head + 1:
-                    stream.append(Entry(event))
+                    stream.append(Entry(event, stream.epoch))
                     fetched += 1
             self.fanout.mark(stream)
             if len(page) < REPAIR_PAGE:
@@ -239,6 +324,7 @@ class Hub:
         self.streams.pop(stream.tenant_id, None)
         for connection in list(stream.members):
             self._close(connection, CloseCode.RESTARTING, "epoch")
+        stream.wake()
 
     async def compare_heads(self) -> None:
         """Look whether any log grew unheard, and repair it. Raises StoreUnavailable."""
@@ -267,16 +353,28 @@ class Hub:
         """Compare heads for ever."""
         while True:
             await asyncio.sleep(HEADS_EVERY)
+            self.forget_unused(time.monotonic())
             try:
                 await self.compare_heads()
             except StoreUnavailable as error:
                 log.debug("Heads not readable", extra={"error": error.detail})
 
+    def knows(self, stream: Stream) -> bool:
+        """Whether this is still the tenant's stream: not after its history has changed."""
+        return self.streams.get(stream.tenant_id) is stream
+
+    def forget_unused(self, now: float) -> None:
+        """Drop the streams that nobody has listened to for LINGER seconds."""
+        for stream in list(self.streams.values()):
+            if not stream.members and now - stream.used > LINGER:
+                del self.streams[stream.tenant_id]
+
     # What the fan-out asks for
 
     async def _read_log(self, tenant: str, after: int, until: int, channel: Channel | None, limit: int) -> list[Entry]:
+        epoch = self.streams[tenant].epoch if tenant in self.streams else 0
         page = await events.since(self._db.one(tenant), after, until, channel=channel, limit=limit)
-        return [Entry(event) for event in page]
+        return [Entry(event, epoch) for event in page]
 
     def _lost(self, connection: Connection, from_seq: int, to_seq: int) -> None:
         self._metrics.ws_messages_dropped_total.inc(to_seq - from_seq + 1, reason="unrepairable")
@@ -289,7 +387,7 @@ class Hub:
             trace_id="",
             data=msgspec.Raw(msgspec.json.encode(Dropped(from_seq, to_seq))),
         )
-        connection.write(encode_event(event))
+        connection.write(connection.wire.event(encode_event(event), None))
 
 
 @asynccontextmanager

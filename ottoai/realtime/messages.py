@@ -1,6 +1,6 @@
-"""Every message of the protocol `ottoai.v1`, named by direction, and how one becomes a WebSocket frame.
+"""Every message of the protocol `ottoai.v1`, named by direction, and every code that a connection is closed with.
 
-Text frames with one JSON object each (RFC 6455). Timestamps are RFC 3339 in UTC.
+One JSON object each. Timestamps are RFC 3339 in UTC.
 """
 
 import struct
@@ -99,6 +99,11 @@ Incoming = Auth | Subscribe | Unsubscribe | Ping
 class ServerOut(msgspec.Struct, frozen=True, tag_field="type"):
     """What the server sends."""
 
+    @property
+    def kind(self) -> str:
+        """Its `type`."""
+        return str(self.__struct_config__.tag)
+
 
 class Welcome(ServerOut, frozen=True, tag="welcome"):
     """The connection is authenticated. `seq` is the head of the tenant's log."""
@@ -193,6 +198,7 @@ class Envelope(ServerOut, frozen=True, tag="event", omit_defaults=True, kw_only=
 
 Outgoing = Welcome | SubscribeResult | UnsubscribeResult | Pong | Error | AuthExpiring | Reconnect | Envelope
 StreamOnly = AuthExpired | End
+Message = Outgoing | StreamOnly
 
 _decoder = msgspec.json.Decoder(Incoming)
 _encoder = msgspec.json.Encoder()
@@ -209,13 +215,13 @@ def decode(data: str | bytes) -> Incoming:
     return message
 
 
-def encode(message: Outgoing) -> bytes:
-    """A message as a complete frame."""
-    return frame(_encoder.encode(message))
+def encode(message: Message) -> bytes:
+    """A message as JSON."""
+    return _encoder.encode(message)
 
 
 def encode_event(event: Event) -> bytes:
-    """An event as a complete frame: encoded once, written to every socket as it is."""
+    """An event as JSON: encoded once, whoever gets it."""
     return encode(
         Envelope(
             version="1",
@@ -232,8 +238,8 @@ def encode_event(event: Event) -> bytes:
     )
 
 
-def frame(payload: bytes, opcode: Literal[1, 10] = 1) -> bytes:
-    """An unmasked, unfragmented frame (RFC 6455 5.2): opcode 1 is text, 10 a pong."""
+def frame(payload: bytes, opcode: Literal[1, 2, 10] = 1) -> bytes:
+    """An unmasked, unfragmented frame (RFC 6455 5.2): opcode 1 is text, 2 binary, 10 a pong."""
     size = len(payload)
     if size < 126:
         return bytes((0x80 | opcode, size)) + payload

@@ -2,36 +2,53 @@
 of connections that listen to the same channels. Holds no sockets' logic and does no I/O.
 """
 
+import asyncio
+import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from ottoai.domain.events import Event
 from ottoai.realtime.connection import Connection
 from ottoai.realtime.messages import encode_event
+from ottoai.realtime.wires import WEBSOCKET, Wire
 
 # What a tenant's ring may hold: enough to resume after a deploy, bounded for tenants with large events.
 RING_EVENTS: Final = 1_000
 RING_BYTES: Final = 1024 * 1024
+BATCH_BYTES: Final = 64 * 1024  # joined at once; what a slow client is left with exceeds its bound by no more than that
 
 
 class Entry:
-    """An event, encoded once."""
+    """An event, encoded once for each wire."""
 
-    __slots__ = ("at", "channels", "frame", "seq")
+    __slots__ = ("_chunk", "at", "channels", "frame", "payload", "place", "seq")
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, epoch: int) -> None:
         self.seq = event.seq
         self.channels = event.channels
-        self.frame = encode_event(event)
         self.at = event.ts.timestamp()
+        self.place = None if event.seq is None else f"{epoch}.{event.seq}"
+        self.payload = encode_event(event)
+        self.frame = WEBSOCKET.event(self.payload, self.place)
+        self._chunk: bytes | None = None
+
+    def on(self, wire: Wire) -> bytes:
+        """The event as it is written to a wire."""
+        if wire is WEBSOCKET:
+            return self.frame
+        if self._chunk is None:
+            self._chunk = wire.event(self.payload, self.place)
+        return self._chunk
 
 
 class Group:
-    """Connections with the same channels: their bytes are joined once."""
+    """Connections with the same channels on the same kind of wire: their bytes are joined once."""
 
-    __slots__ = ("batch", "bytes", "channels", "connections", "count")
+    __slots__ = ("batch", "bytes", "channels", "connections", "count", "wire")
 
-    def __init__(self, channels: frozenset[str]) -> None:
+    def __init__(self, wire: Wire, channels: frozenset[str]) -> None:
+        self.wire = wire
         self.channels = channels
         self.connections: dict[Connection, None] = {}
         self.batch = 0  # the flush that `bytes` belongs to
@@ -54,8 +71,11 @@ class Stream:
         self.head = head
         self.flushed = head
         self.pending: list[Entry] = []
-        self.groups: dict[frozenset[str], Group] = {}
+        self.groups: dict[tuple[Wire, frozenset[str]], Group] = {}
         self.members: dict[Connection, None] = {}  # every connection of the tenant, live or not
+        self.used = time.monotonic()  # when somebody last listened
+        self.reached_back = False  # whether the ring was filled from the log
+        self._waiters: set[asyncio.Future[None]] = set()
         self._ring: deque[Entry] = deque()
         self._ring_bytes = 0
 
@@ -74,6 +94,16 @@ class Stream:
             self._ring_bytes -= len(self._ring.popleft().frame)
         self.pending.append(entry)
 
+    def prepend(self, entries: Sequence[Entry]) -> bool:
+        """Take in what came right before the ring's first; whether there is room for more."""
+        for entry in reversed(entries):
+            full = len(self._ring) >= RING_EVENTS or self._ring_bytes + len(entry.frame) > RING_BYTES
+            if full or entry.seq != self.floor:
+                return False
+            self._ring.appendleft(entry)
+            self._ring_bytes += len(entry.frame)
+        return True
+
     def skip_to(self, head: int) -> None:
         """Go on after a stretch that the log no longer has."""
         self._ring.clear()
@@ -87,25 +117,51 @@ class Stream:
         return [self._ring[n] for n in range(first, min(last, len(self._ring)))]
 
     def begin_batch(self, batch: int) -> list[Entry]:
-        """Hand what is pending to every group, joined; groups that hear the same share the same bytes."""
-        entries, self.pending = self.pending, []
-        self.flushed = self.head
-        joined: dict[tuple[int, ...], bytes] = {}
+        """Hand what is pending to every group, joined, up to BATCH_BYTES; groups that hear the same share the same
+        bytes.
+        """
+        size = count = 0
+        while count < len(self.pending) and size < BATCH_BYTES:
+            size += len(self.pending[count].frame)
+            count += 1
+        entries, self.pending = self.pending[:count], self.pending[count:]
+        self.flushed = next((entry.seq - 1 for entry in self.pending if entry.seq is not None), self.head)
+        joined: dict[tuple[Wire, tuple[int, ...]], bytes] = {}
         for group in self.groups.values():
             wanted = tuple(n for n, entry in enumerate(entries) if group.wants(entry))
             if not wanted:
                 continue
-            if wanted not in joined:
-                joined[wanted] = b"".join([entries[n].frame for n in wanted])
-            group.batch, group.bytes, group.count = batch, joined[wanted], len(wanted)
+            key = (group.wire, wanted)
+            if key not in joined:
+                joined[key] = b"".join([entries[n].on(group.wire) for n in wanted])
+            group.batch, group.bytes, group.count = batch, joined[key], len(wanted)
+        self.wake()
         return entries
+
+    async def grows(self, seconds: float) -> None:
+        """Wait until something is flushed, at most so long."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters.discard(waiter)
+
+    def wake(self) -> None:
+        """End the waiting of all who wait for this stream."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def join(self, connection: Connection) -> None:
         """Let a connection hear what is flushed from now on."""
-        channels = frozenset(connection.channels)
-        group = self.groups.get(channels)
+        key = (connection.wire, frozenset(connection.channels))
+        group = self.groups.get(key)
         if group is None:
-            group = self.groups[channels] = Group(channels)
+            group = self.groups[key] = Group(*key)
         group.connections[connection] = None
         connection.group = group
         connection.batch = group.batch
@@ -117,4 +173,4 @@ class Stream:
         if group is not None:
             del group.connections[connection]
             if not group.connections:
-                del self.groups[group.channels]
+                del self.groups[group.wire, group.channels]

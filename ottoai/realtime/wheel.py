@@ -10,7 +10,7 @@ from typing import Final
 
 from ottoai.metrics import Metrics
 from ottoai.realtime.connection import Closer, Connection
-from ottoai.realtime.messages import PING_FRAME, AuthExpiring, CloseCode
+from ottoai.realtime.messages import AuthExpiring, CloseCode
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Wheel:
         self._turn = (self._turn + 1) % HEARTBEAT
         for connection in list(self._slots[self._turn]):
             # A tick is never exact: without the second, silence would be noticed a whole round later.
-            if monotonic - connection.last_heard > STALE - 1.0:
+            if connection.wire.answers and monotonic - connection.last_heard > STALE - 1.0:
                 log.info(
                     "Disconnecting stale connection",
                     extra={"connection_id": connection.id, "reason": "heartbeat_timeout"},
@@ -72,7 +72,7 @@ class Wheel:
                 self._metrics.ws_heartbeats_total.inc(result="timeout")
                 self._close(connection, CloseCode.STALE, "heartbeat_timeout")
             else:
-                connection.write(PING_FRAME)
+                connection.write(connection.wire.heartbeat)
         while self._expiries and self._expiries[0][0] <= wall:
             due = self._by_id.get(heapq.heappop(self._expiries)[1])
             if due is not None:

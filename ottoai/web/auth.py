@@ -1,8 +1,10 @@
 """Who is asking: JSON Web Tokens (HS256) to a Principal. The tenant comes from the token alone."""
 
+import asyncio
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -11,22 +13,31 @@ import msgspec
 from aiohttp import web
 
 from ottoai.config import Config
-from ottoai.errors import Unauthenticated
+from ottoai.db import Session
+from ottoai.domain import revocations
+from ottoai.domain.revocations import Revocation
+from ottoai.errors import StoreUnavailable, Unauthenticated
+from ottoai.realtime.connection import User
+
+logger = logging.getLogger(__name__)
 
 ALGORITHM: Final = "HS256"
 LEEWAY: Final = 5  # seconds by which clocks may differ
 MAX_TOKEN: Final = 8 * 1024  # bytes; real ones have a few hundred
 CACHED: Final = 10_000  # verifying costs about 55 µs, a look-up nothing; past that the least used is dropped
 MAX_TTL: Final = timedelta(days=30)
+REFRESH: Final = 0.5  # seconds: a revocation has to be in force within one
+NEVER: Final = datetime.fromtimestamp(0, UTC)
 DEFAULT_TTL: Final = timedelta(hours=1)
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """An authenticated user of one tenant."""
+    """An authenticated user of one tenant. `issued_at` is Unix time."""
 
     tenant_id: str
     user_id: str
     role: str
+    issued_at: float
     expires_at: datetime
 
 
@@ -34,24 +45,74 @@ class TokenExpired(Unauthenticated):
     """The token has expired: get a new one."""
 
 
-class Tokens:
-    """Verifies tokens, each once: what was verified is remembered until it expires."""
+class TokenRevoked(Unauthenticated):
+    """The token was revoked: get a new one."""
 
-    def __init__(self, config: Config) -> None:
+
+class Revoked:
+    """What was revoked, as this process knows it: all of it, never older than REFRESH seconds while the database
+    answers.
+    """
+
+    def __init__(self) -> None:
+        self._valid_after: dict[tuple[str | None, str | None], float] = {}
+        self._seen: datetime | None = None
+
+    def check(self, user: User) -> None:
+        """Raise TokenRevoked when the token does not count any more, StoreUnavailable when that is not known yet."""
+        if self._seen is None:
+            raise StoreUnavailable
+        known, tenant, who = self._valid_after, user.tenant_id, user.user_id
+        if any(user.issued_at <= known.get(key, -1.0) for key in ((tenant, None), (tenant, who), (None, who))):
+            raise TokenRevoked
+
+    async def refresh(self, system: Session) -> tuple[Revocation, ...]:
+        """Learn what was revoked since; that. Raises StoreUnavailable."""
+        found = await revocations.changed(system, self._seen or NEVER)
+        known = self._valid_after
+        news = tuple(r for r in found if r.valid_after.timestamp() > known.get((r.tenant_id, r.user_id), -1.0))
+        known.update({(r.tenant_id, r.user_id): r.valid_after.timestamp() for r in news})
+        self._seen = max((r.revoked_at for r in found), default=self._seen or NEVER)
+        return news
+
+    async def watch(self, system: Session, tell: Callable[[Revocation], None]) -> None:
+        """Learn for ever, and tell of each."""
+        while True:
+            try:
+                for revocation in await self.refresh(system):
+                    tell(revocation)
+            except StoreUnavailable as error:
+                logger.debug("Revocations not readable", extra={"error": error.detail})
+            await asyncio.sleep(REFRESH)
+
+
+class Tokens:
+    """Verifies tokens, each once: what was verified is remembered until it expires or is revoked."""
+
+    def __init__(self, config: Config, revoked: Revoked) -> None:
         self._config = config
+        self._revoked = revoked
         self._verified: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
 
     def verify(self, token: str) -> Principal:
-        """Whose token this is. Raises Unauthenticated (TokenExpired), saying what is wrong with it."""
-        known = self._verified.get(token)
-        if known is not None and time.time() < known[0]:
-            self._verified.move_to_end(token)
-            return known[1]
-        principal = self._principal(self.claims(token))
-        self._verified[token] = (principal.expires_at.timestamp(), principal)
-        if len(self._verified) > CACHED:
-            self._verified.popitem(last=False)
+        """Whose token this is. Raises Unauthenticated (TokenExpired, TokenRevoked), saying what is wrong with it, and
+        StoreUnavailable.
+        """
+        expires, principal = self._verified.get(token) or (0.0, None)
+        if principal is None or time.time() >= expires:
+            principal = self._principal(self.claims(token))
+            self._verified[token] = (principal.expires_at.timestamp(), principal)
+            if len(self._verified) > CACHED:
+                self._verified.popitem(last=False)
+        self._verified.move_to_end(token)
+        self._revoked.check(principal)
         return principal
+
+    def check(self, principal: Principal) -> None:
+        """Whether what was verified a while ago still counts. Raises TokenExpired, TokenRevoked."""
+        if time.time() >= principal.expires_at.timestamp():
+            raise TokenExpired
+        self._revoked.check(principal)
 
     def claims(self, token: str) -> dict[str, Any]:
         """The claims of a genuine token. Raises Unauthenticated."""
@@ -90,7 +151,7 @@ class Tokens:
             expires_at = datetime.fromtimestamp(claims["exp"], UTC)
         except (ValueError, OverflowError, OSError) as error:
             raise Unauthenticated("The token is not valid: its exp is out of range.") from error
-        return Principal(org, claims["sub"], str(role), expires_at)
+        return Principal(org, claims["sub"], str(role), float(claims["iat"]), expires_at)
 
 
 def issue(config: Config, org: str, user: str, role: str, ttl: timedelta) -> str:

@@ -8,7 +8,8 @@ from ottoai.db import Database
 from ottoai.metrics import Metrics
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
-from ottoai.web.auth import Principal, Tokens
+from ottoai.realtime.quotas import Quotas
+from ottoai.web.auth import Principal, Revoked, Tokens
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.sockets import Sockets
@@ -20,6 +21,8 @@ DB = web.AppKey("db", Database)
 REDIS = web.AppKey("redis", redis.asyncio.Redis)
 BUS = web.AppKey("bus", Bus)
 HUB = web.AppKey("hub", Hub)
+QUOTAS = web.AppKey("quotas", Quotas)
+REVOKED = web.AppKey("revoked", Revoked)
 SOCKETS = web.AppKey("sockets", Sockets)
 INGEST = web.AppKey("ingest", Ingest)
 TOKENS = web.AppKey("tokens", Tokens)
@@ -27,3 +30,5 @@ GAUGES = web.AppKey("gauges", Gauges)
 HEALTH = web.AppKey("health", Health)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
+REQUEST_ID = web.RequestKey("request_id", str)
+WAITED = web.RequestKey("waited", float)  # seconds spent waiting because the client wanted so

@@ -32,17 +32,15 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not trace.trace_id():
             given = request.headers.get("traceparent")
             stack.enter_context(trace.span(route, traceparent=given, kind=trace.SpanKind.SERVER))
-        request_id = _request_id(request)
+        request_id = request[keys.REQUEST_ID] = _request_id(request)
         stack.enter_context(log.bind(request_id=request_id, trace_id=trace.trace_id()))
         metrics.http_requests_in_flight.inc()
         response: web.StreamResponse | None = None
         try:
             response = await _answer(request, handler)
-            if not response.prepared:
-                response.headers["X-Request-Id"] = request_id
             return response
         finally:
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started - request.get(keys.WAITED, 0.0)
             metrics.http_requests_in_flight.dec()
             status = response.status if response else 499  # nginx's number for a client that went away
             method = request.method if request.method in METHODS else "other"
@@ -98,7 +96,8 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     request[keys.PRINCIPAL] = principal
     with log.bind(tenant_id=principal.tenant_id, user_id=principal.user_id):
         response = await handler(request)
-        response.headers.setdefault("Cache-Control", "private, no-cache")
+        if not response.prepared:
+            response.headers.setdefault("Cache-Control", "private, no-cache")
         return response
 
 

@@ -7,8 +7,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
-from ottoai.web import emit, internal, ops, problem, webhooks, ws
-from ottoai.web.api import calls, leads, missed_calls
+from ottoai.web import emit, internal, ops, problem, stream, webhooks, ws
+from ottoai.web.api import calls, events, leads, missed_calls
 from ottoai.webhooks import callrail
 
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -37,6 +37,8 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ops", ops.page),
     ("GET", "/docs/problems/{type}", problem.explain),
     ("GET", "/static/{name:[a-z]{1,20}[.](css|js)}", static),
+    ("GET", "/api/events", events.poll),
+    ("GET", "/api/events/stream", stream.connect),
     ("GET", "/api/calls", calls.list_calls),
     ("GET", "/api/calls/{id}", calls.get_call),
     ("GET", "/api/leads", leads.list_leads),

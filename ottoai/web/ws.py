@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import socket as sockets
 import time
 from collections import deque
@@ -13,20 +14,18 @@ import msgspec
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from ottoai import log
-from ottoai.db import queries
-from ottoai.domain.events import Channel, parse_channel
 from ottoai.errors import (
     Draining,
     Forbidden,
     InvalidInput,
     NotFound,
     OttoError,
+    OverQuota,
     StoreUnavailable,
     Unauthenticated,
     UpgradeRequired,
 )
 from ottoai.realtime.connection import HIGH, SEND_BUFFER, Connection
-from ottoai.realtime.hub import Since
 from ottoai.realtime.messages import (
     MAX_MESSAGE,
     PROTOCOL,
@@ -43,10 +42,12 @@ from ottoai.realtime.messages import (
     decode,
     frame,
 )
+from ottoai.realtime.stream import Stream
 from ottoai.realtime.wheel import HEARTBEAT
+from ottoai.realtime.wires import WEBSOCKET
 from ottoai.web import auth, keys
-from ottoai.web.auth import Principal, TokenExpired
-from ottoai.web.inputs import is_uuid
+from ottoai.web.auth import Principal, TokenExpired, TokenRevoked
+from ottoai.web.channels import authorise, parse_since
 from ottoai.web.middlewares import client_ip
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,8 @@ AUTH_WITHIN: Final = 5.0  # seconds that a connection without a token has to sen
 BEARER: Final = "bearer."
 MALFORMED_LIMIT: Final = 10  # in a minute; a client that sends that many is broken
 MALFORMED_WINDOW: Final = 60.0
-MAX_CHANNELS: Final = 100  # per connection
 MAX_CHANNEL: Final = 200  # characters of a channel's name that are given back; real ones are shorter
-NO_SUCH_CHANNEL: Final = "no such channel"  # the same words for a foreign channel and for none
+UNAUTHENTICATED: Final = 1_000  # sockets whose token is still awaited; they cost memory and prove nothing
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
@@ -77,12 +77,16 @@ async def connect(request: web.Request) -> web.StreamResponse:
     principal = _verified(request, token) if token else None
     if request.app[keys.HEALTH].draining:
         raise Draining
+    if principal is None and request.app[keys.SOCKETS].strangers >= UNAUTHENTICATED:
+        raise OverQuota("Too many connections wait for their tokens: send yours with the handshake.")
     socket = web.WebSocketResponse(
         protocols=(PROTOCOL,), autoping=False, heartbeat=None, compress=False, max_msg_size=MAX_MESSAGE
     )
     await socket.prepare(request)
     try:
-        principal = principal or await _authenticate_first(request, socket)
+        if principal is None:
+            with request.app[keys.SOCKETS].stranger(socket):
+                principal = await _authenticate_first(request, socket)
         if principal is not None:
             with log.bind(tenant_id=principal.tenant_id, user_id=principal.user_id):
                 await _serve(request, socket, principal)
@@ -107,7 +111,8 @@ def _verified(request: web.Request, token: str) -> Principal:
     try:
         return request.app[keys.TOKENS].verify(token)
     except Unauthenticated as error:
-        reason = "expired" if isinstance(error, TokenExpired) else "invalid"
+        reasons = {TokenExpired: "expired", TokenRevoked: "revoked"}
+        reason = reasons.get(type(error), "invalid")
         request.app[keys.METRICS].ws_auth_failures_total.inc(reason=reason)
         raise
 
@@ -129,6 +134,9 @@ async def _authenticate_first(request: web.Request, socket: web.WebSocketRespons
         metrics.ws_auth_failures_total.inc(reason="missing")
     except Unauthenticated:
         pass  # counted where it was verified
+    except StoreUnavailable as error:
+        await socket.close(code=CloseCode.TRY_LATER, message=error.type.encode())
+        return None
     await socket.close(code=CloseCode.UNAUTHENTICATED, message=b"unauthenticated")
     return None
 
@@ -141,39 +149,46 @@ async def _serve(request: web.Request, socket: web.WebSocketResponse, principal:
     raw = transport.get_extra_info("socket")
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, SEND_BUFFER)
     ip = client_ip(request, app[keys.CONFIG].trusted_proxies)
-    connection = Connection(principal.tenant_id, principal.user_id, principal.expires_at, transport, ip)
+    connection = Connection(principal, transport, ip, WEBSOCKET)
+    quotas = app[keys.QUOTAS]
     with log.bind(connection_id=connection.id):
         try:
-            stream = await app[keys.HUB].enter(connection)
-        except (NotFound, StoreUnavailable) as error:
-            code = CloseCode.UNAUTHENTICATED if isinstance(error, NotFound) else WSCloseCode.TRY_AGAIN_LATER
-            await socket.close(code=code, message=error.type.encode())
+            await quotas.take(principal.tenant_id, principal.user_id)
+        except OverQuota as error:
+            extra = {"reason": "over_quota", "detail": error.detail, "ip": ip}
+            logger.info("WebSocket connection refused", extra=extra)
+            app[keys.METRICS].ws_disconnects_total.inc(reason="over_quota")
+            await socket.close(code=CloseCode.OVER_QUOTA, message=error.detail.encode())
             return
-        app[keys.SOCKETS].add(connection, socket)
-        app[keys.METRICS].ws_connections_opened_total.inc()
-        logger.info("WebSocket connection established", extra={"ip": ip})
         try:
-            connection.send(
-                Welcome(
-                    connection_id=connection.id,
-                    tenant_id=connection.tenant_id,
-                    user_id=connection.user_id,
-                    epoch=stream.epoch,
-                    seq=stream.flushed,
-                    heartbeat_seconds=HEARTBEAT,
-                    expires_at=connection.expires_at,
-                    ts=datetime.now(UTC),
-                )
-            )
-            await _Session(request, connection, socket).run()
+            await _live(request, socket, connection)
         finally:
-            app[keys.HUB].leave(connection)
-            app[keys.SOCKETS].remove(connection)
-            reason = connection.closed_for or (
-                "too_large" if socket.close_code == WSCloseCode.MESSAGE_TOO_BIG else "client"
-            )
-            app[keys.METRICS].ws_disconnects_total.inc(reason=reason)
-            logger.info("WebSocket connection closed", extra={"reason": reason, "code": socket.close_code})
+            quotas.release(principal.tenant_id, principal.user_id)
+
+
+async def _live(request: web.Request, socket: web.WebSocketResponse, connection: Connection) -> None:
+    app = request.app
+    try:
+        stream = await app[keys.HUB].enter(connection)
+    except (NotFound, StoreUnavailable) as error:
+        code = CloseCode.UNAUTHENTICATED if isinstance(error, NotFound) else CloseCode.TRY_LATER
+        await socket.close(code=code, message=error.type.encode())
+        return
+    app[keys.SOCKETS].add(connection, socket)
+    app[keys.METRICS].ws_connections_opened_total.inc()
+    logger.info("WebSocket connection established", extra={"ip": connection.ip})
+    try:
+        session = _Session(request, connection, socket)
+        if app[keys.SOCKETS].still_welcome(connection):
+            session.welcome(stream)
+        await session.run()
+    finally:
+        app[keys.HUB].leave(connection)
+        app[keys.SOCKETS].remove(connection)
+        too_large = socket.close_code == CloseCode.TOO_LARGE
+        reason = connection.closed_for or ("too_large" if too_large else "client")
+        app[keys.METRICS].ws_disconnects_total.inc(reason=reason)
+        logger.info("WebSocket connection closed", extra={"reason": reason, "code": socket.close_code})
 
 
 class _Session:
@@ -185,6 +200,24 @@ class _Session:
         self._connection = connection
         self._socket = socket
         self._malformed: deque[float] = deque(maxlen=MALFORMED_LIMIT)
+        config = request.app[keys.CONFIG]
+        self._budget = _Budget(config.ws_messages_per_minute, config.ws_subscriptions_per_connection)
+
+    def welcome(self, stream: Stream) -> None:
+        """Tell the client who it is here, and until when."""
+        connection = self._connection
+        connection.send(
+            Welcome(
+                connection_id=connection.id,
+                tenant_id=connection.tenant_id,
+                user_id=connection.user_id,
+                epoch=stream.epoch,
+                seq=stream.flushed,
+                heartbeat_seconds=HEARTBEAT,
+                expires_at=connection.expires_at,
+                ts=datetime.now(UTC),
+            )
+        )
 
     async def run(self) -> None:
         """Answer until the socket ends."""
@@ -205,6 +238,9 @@ class _Session:
                 self._refuse(Error(code="malformed", message="Send JSON objects as text messages."))
 
     async def _text(self, message: WSMessage) -> None:
+        if wait := self._budget.spend(time.monotonic()):
+            self._over_quota(wait)
+            return
         try:
             await self._handle(decode(message.data))
         except msgspec.MsgspecError as error:
@@ -219,6 +255,15 @@ class _Session:
         if len(self._malformed) == MALFORMED_LIMIT and now - self._malformed[0] < MALFORMED_WINDOW:
             self._app[keys.SOCKETS].close(self._connection, CloseCode.BAD_MESSAGES, "malformed")
 
+    def _over_quota(self, wait: int) -> None:
+        if self._budget.exhausted:
+            self._app[keys.SOCKETS].close(self._connection, CloseCode.OVER_QUOTA, "over_quota")
+            return
+        limit = self._app[keys.CONFIG].ws_messages_per_minute
+        self._connection.send(
+            Error(code=OverQuota.type, message=f"At most {limit} messages a minute; not heeded.", retry_after=wait)
+        )
+
     async def _handle(self, message: Incoming) -> None:
         match message:
             case Subscribe():
@@ -228,25 +273,32 @@ class _Session:
             case Ping():
                 self._connection.send(Pong(ts=datetime.now(UTC)))
             case Auth(token=token):
-                self._refresh(token)
+                await self._refresh(token)
 
-    def _refresh(self, token: str) -> None:
-        """Go on with a newer token of the same user."""
+    async def _refresh(self, token: str) -> None:
+        """Go on with a newer token of the same user, on the channels that it still has a right to."""
         principal = _verified(self._request, token)
-        connection = self._connection
+        connection, hub = self._connection, self._app[keys.HUB]
         if (principal.tenant_id, principal.user_id) != (connection.tenant_id, connection.user_id):
             raise Forbidden("The new token is another user's: open another connection.")
-        connection.expires_at = principal.expires_at
-        self._app[keys.HUB].wheel.watch_expiry(connection)
+        connection.expires_at, connection.issued_at = principal.expires_at, principal.issued_at
+        hub.wheel.watch_expiry(connection)
+        self.welcome(hub.stream_of(connection))
+        for channel in list(connection.channels):
+            try:
+                await authorise(self._app, connection, channel, "/ws")
+            except NotFound as error:
+                hub.unsubscribe(connection, channel, error.detail)
 
     async def _subscribe(self, message: Subscribe) -> None:
         connection = self._connection
+        limit = self._app[keys.CONFIG].ws_subscriptions_per_connection
         try:
-            since = _since(message.since)
-            if len(connection.channels) >= MAX_CHANNELS and message.channel not in connection.channels:
-                raise InvalidInput(f"at most {MAX_CHANNELS} channels per connection")
-            await self._authorise(message.channel)
-            await self._app[keys.HUB].subscribe(connection, message.channel, since)
+            since = parse_since(message.since)
+            if len(connection.channels) >= limit and message.channel not in connection.channels:
+                raise OverQuota(f"at most {limit} channels per connection")
+            await authorise(self._app, connection, message.channel, "/ws")
+            await self._app[keys.HUB].subscribe(connection, [message.channel], since)
         except OttoError as error:
             stream = self._app[keys.HUB].stream_of(connection)
             connection.send(
@@ -259,34 +311,32 @@ class _Session:
                 )
             )
 
-    async def _authorise(self, name: str) -> None:
-        """Raise NotFound unless the channel is one that this user may hear."""
-        channel = parse_channel(name)
-        if channel is not None and await self._own(channel):
-            return
-        logger.warning(
-            "Subscription refused", extra={"event_type": "cross_tenant_access", "channel_kind": (channel or ("",))[0]}
-        )
-        self._app[keys.METRICS].cross_tenant_access_attempts_total.inc(route="/ws")
-        raise NotFound(NO_SUCH_CHANNEL)
 
-    async def _own(self, channel: Channel) -> bool:
-        connection = self._connection
-        match channel:
-            case ("tenant", subject):
-                return subject == connection.tenant_id
-            case ("user", subject):
-                return subject == connection.user_id
-            case (_, subject):
-                session = self._app[keys.DB].one(connection.tenant_id)
-                return is_uuid(subject) and bool(await queries().leads.lead_exists(session, id=subject))
+class _Budget:
+    """How much a client may say: so many messages a minute, and at first as many more as it may have channels, so that
+    it can join them all again after a lost connection.
+    """
 
+    def __init__(self, per_minute: int, at_first: int) -> None:
+        self._per_second = per_minute / 60
+        self._most = per_minute
+        self._left = float(per_minute + at_first)
+        self._at = time.monotonic()
+        self._refused = 0
 
-def _since(given: str | int | None) -> Since | None:
-    """Read `since`: "epoch.seq", or a number. Raises InvalidInput."""
-    if given is None:
-        return None
-    epoch, _, seq = str(given).rpartition(".")
-    if not seq.isdecimal() or (epoch and not epoch.isdecimal()) or len(str(given)) > 40:
-        raise InvalidInput('since: must be "epoch.seq" or a number')
-    return (int(epoch) if epoch else None), min(int(seq), 2**62)
+    @property
+    def exhausted(self) -> bool:
+        """Whether the client did not heed being told: it was refused a minute's worth in a row."""
+        return self._refused >= self._most
+
+    def spend(self, now: float) -> int:
+        """Take one message; 0, or the seconds to wait before the next is taken."""
+        refill = (now - self._at) * self._per_second
+        self._left = max(self._left, min(self._left + refill, self._most))
+        self._at = now
+        if self._left >= 1:
+            self._left -= 1
+            self._refused = 0
+            return 0
+        self._refused += 1
+        return math.ceil((1 - self._left) / self._per_second)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket as socket_module
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import aiohttp
@@ -15,7 +16,7 @@ from ottoai.domain import events
 from ottoai.realtime import fanout, stream
 from ottoai.web import keys, ws
 from tests.conftest import add_tenant, execute, of_tenant
-from tests.helpers import deliver, get, report
+from tests.helpers import deliver, get, report, until
 
 CHANNEL = "tenant:demo:events"
 
@@ -27,9 +28,9 @@ async def emit(base: str, event: str = "test.ping", tenant: str = "demo", **quer
     return body
 
 
-def append(url: str, count: int, tenant: str = "demo") -> None:
+def append(url: str, count: int, tenant: str = "demo", size: int = 0) -> None:
     """Append events as a process does that dies before it tells anybody."""
-    drafts = json.dumps([{"event": "test.silent", "data": {"n": n}} for n in range(count)])
+    drafts = json.dumps([{"event": "test.silent", "data": {"n": n, "filler": "x" * size}} for n in range(count)])
     of_tenant(url, "select count(*) from append_events(%s, '', %s::jsonb)", tenant, drafts, tenant=tenant)
 
 
@@ -402,45 +403,36 @@ async def test_ping_and_protocol_ping_are_answered(base, make_token):
         await socket.close()
 
 
-async def test_refresh_in_place_and_expiry(app, base, make_token):
-    async with connect(base, make_token(seconds=30)) as socket:
-        hub = app[keys.HUB]
-        [connection] = hub.connections.values()
-        hub.wheel.tick(time.monotonic(), time.time())
-        assert (await socket.receive())["type"] == "auth_expiring"
-        await socket.send(type="auth", token=make_token(user="ben"))
-        assert (await socket.receive())["code"] == "forbidden"
-        await socket.send(type="auth", token=make_token(seconds=3600))
-        await socket.send(type="ping")
-        await socket.answer("pong")
-        hub.wheel.tick(time.monotonic(), time.time() + 60)
-        assert connection.closed_for is None
-        hub.wheel.tick(time.monotonic(), time.time() + 3600 + 30)
-        with pytest.raises(Closed) as closed:
-            while True:
-                await socket.receive()
-        assert closed.value.code == 4401
+# Many come back at once
 
 
-async def test_silent_connection_is_closed_4408(app, base, make_token):
-    session, socket = await raw(base, headers={"Authorization": f"Bearer {make_token()}"}, autoping=False)
-    async with session:
-        await socket.receive_json()
-        hub = app[keys.HUB]
-        for second in range(1, 62):
-            hub.wheel.tick(time.monotonic() + second, time.time())
-        while (message := await socket.receive()).type is aiohttp.WSMsgType.PING:
-            pass
-        assert message.data == 4408
-        assert socket.close_code == 4408
+async def test_a_crowd_that_resumes_after_a_deploy_hardly_reads_the_database(app, base, make_token, database_url):
+    append(database_url, 700)
+    before = reads(app)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(connect(base, make_token(user=f"user-{n % 20}"))) for n in range(100)
+        ]
+        results = await asyncio.gather(*(one.subscribe(CHANNEL, 700 - n) for n, one in enumerate(clients)))
+        assert all(result["recovered"] and result["replayed"] == n for n, result in enumerate(results))
+        for n, one in enumerate(clients):
+            assert await seqs(one, n) == list(range(701 - n, 701))
+    assert reads(app) - before < 12
 
 
-async def test_draining_tells_everyone_and_closes_1012(app, base, make_token):
-    async with connect(base, make_token()) as socket:
-        app[keys.HEALTH].draining = True
-        assert (await get(base, "/health"))[0] == 503
-        await app[keys.SOCKETS].drain()
-        assert (await socket.receive())["type"] == "reconnect"
-        with pytest.raises(Closed) as closed:
-            await socket.receive()
-        assert closed.value.code == 1012
+def reads(app) -> float:
+    """How often the log was read."""
+    lines = [x for x in app[keys.METRICS].render().splitlines() if x.startswith("db_query_duration_seconds_count")]
+    queries = ('"since"', '"head"', '"count_of_lead"')
+    return sum(float(line.rpartition(" ")[2]) for line in lines if any(query in line for query in queries))
+
+
+async def test_a_stream_nobody_listens_to_is_kept_for_a_while(app, base, make_token):
+    async with connect(base, make_token()):
+        pass
+    hub = app[keys.HUB]
+    await until(lambda: not hub.connections)
+    hub.forget_unused(time.monotonic())
+    assert "demo" in hub.streams
+    hub.forget_unused(time.monotonic() + 61)
+    assert "demo" not in hub.streams

@@ -15,6 +15,8 @@ from ottoai.realtime import stream as stream_module
 from ottoai.realtime.connection import Connection
 from ottoai.realtime.fanout import Fanout
 from ottoai.realtime.stream import Entry, Stream
+from ottoai.realtime.wires import WEBSOCKET
+from ottoai.web.auth import Principal
 
 CHANNELS = ("tenant:t:events", "lead:a:timeline", "lead:b:timeline")
 
@@ -86,14 +88,15 @@ class World:
             tenant_id="t", seq=len(self.log) + 1, event="test.x", ts=datetime.now(UTC), severity="info", trace_id="",
             lead_id=lead, data=msgspec.Raw(b'{"filler":"' + b"x" * 200 + b'"}'),
         )  # fmt: skip
-        entry = Entry(event)
+        entry = Entry(event, 1)
         self.log.append(entry)
         self.stream.append(entry)
         self.fanout.mark(self.stream)
 
     def connect(self) -> None:
         wire = Wire()
-        connection = Connection("t", "u", datetime.now(UTC) + timedelta(hours=1), wire, "")
+        user = Principal("t", "u", "member", 0.0, datetime.now(UTC) + timedelta(hours=1))
+        connection = Connection(user, wire, "", WEBSOCKET)
         self.stream.members[connection] = None
         self.stream.join(connection)
         self.wires.append(wire)

@@ -6,6 +6,7 @@ from ottoai.db import sql_folder
 
 CHECKSUMS = {
     "0001_foundation": "b73d9e4774b9e833b162e444cce844825b586498563e6d2084c3f9ff8d957633",
+    "0002_revocations": "cb7740956dff9fc6d6ead03fce2280aa93422bf160eddf2a5fe411305b081663",
 }
 
 

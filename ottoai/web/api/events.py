@@ -1,0 +1,76 @@
+"""GET /api/events: the log by long poll, with the rights and the cursor of the live connections."""
+
+import time
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from ottoai.errors import InvalidInput
+from ottoai.realtime.stream import Stream
+from ottoai.web import inputs, keys
+from ottoai.web.api.reading import respond
+from ottoai.web.channels import parse_since, wanted
+
+MAX_WAIT: Final = 25  # seconds: proxies end what is silent for 30
+LOOK: Final = 1.0  # seconds between two looks whether the client is still there
+
+
+class Events(msgspec.Struct, frozen=True):
+    """A stretch of the log. `next_cursor` is the next poll's `since`, `seq` the log's head. `recovered` false: the log
+    cannot tell what came after `since`; load afresh and go on from `next_cursor`. Null: `since` was not given.
+    """
+
+    items: list[msgspec.Raw]
+    next_cursor: str
+    epoch: int
+    seq: int
+    recovered: bool | None
+
+
+async def poll(request: web.Request) -> web.Response:
+    """At most `limit` durable events of `channel` (one or several) after `since`, waiting up to `wait` seconds for the
+    first; without `since` at once where the log stands.
+    """
+    app, principal = request.app, request[keys.PRINCIPAL]
+    limit, wait = inputs.page_size(request), _wait(request)
+    channels = await wanted(request)
+    since = parse_since(request.query.get("since"))
+    hub = app[keys.HUB]
+    stream = await hub.stream(principal.tenant_id)
+    recovered = await hub.reaches(stream, since)
+    if since is None or not recovered:
+        return respond(Events([], f"{stream.epoch}.{stream.flushed}", stream.epoch, stream.flushed, recovered))
+    items, after = await hub.read(stream, channels, since[1], limit)
+    if not items and wait:
+        await app[keys.QUOTAS].take(principal.tenant_id, principal.user_id)
+        began = time.monotonic()
+        try:
+            while not items and await _grown(request, stream, began + wait):
+                items, after = await hub.read(stream, channels, after, limit)
+        finally:
+            app[keys.QUOTAS].release(principal.tenant_id, principal.user_id)
+            request[keys.WAITED] = time.monotonic() - began
+    found = [msgspec.Raw(entry.payload) for entry in items]
+    return respond(Events(found, f"{stream.epoch}.{after}", stream.epoch, stream.flushed, recovered))
+
+
+async def _grown(request: web.Request, stream: Stream, deadline: float) -> bool:
+    """Wait for more, as long as it makes sense; false when it does not."""
+    app = request.app
+    while (left := deadline - time.monotonic()) > 0:
+        known = stream.flushed
+        await stream.grows(min(left, LOOK))
+        if request.transport is None or app[keys.HEALTH].draining or not app[keys.HUB].knows(stream):
+            return False
+        app[keys.TOKENS].check(request[keys.PRINCIPAL])
+        if stream.flushed > known:
+            return True
+    return False
+
+
+def _wait(request: web.Request) -> int:
+    given = request.query.get("wait", "0")
+    if len(given) > 3 or not given.isdecimal() or int(given) > MAX_WAIT:
+        raise InvalidInput(f"wait: must be a whole number of seconds from 0 to {MAX_WAIT}")
+    return int(given)

@@ -1,0 +1,21 @@
+-- Tokens that were revoked. All run as ottoai_system.
+
+-- name: revoke$
+-- Refuses, from now on, what tokens of these were issued up to now. Returns that moment; null when there is no such
+-- tenant.
+insert into revocations (tenant_id, user_id, valid_after)
+select :tenant_id, :user_id, now()
+where :tenant_id::text is null or exists (select from tenants where id = :tenant_id)
+on conflict (tenant_id, user_id) do update
+    set valid_after = excluded.valid_after, revoked_at = excluded.revoked_at
+returning valid_after;
+
+-- name: changed
+-- What was revoked since a moment, with some overlap: a statement that began earlier may be seen later.
+select
+    tenant_id,
+    user_id,
+    valid_after,
+    revoked_at
+from revocations
+where revoked_at > :after::timestamptz - interval '10 seconds';
