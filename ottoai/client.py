@@ -2,18 +2,21 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 
-from ottoai.realtime.messages import PROTOCOL, CloseCode
+from ottoai.realtime.messages import CLOSES, PROTOCOL
 
 TIMEOUT: Final = 10.0  # seconds to connect, and for an answer to a message
 BACKOFF: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts, each with jitter
-FINAL: Final = {CloseCode.BAD_MESSAGES, CloseCode.FORBIDDEN, CloseCode.UNAUTHENTICATED}
+AT_ONCE: Final = 0.05  # the pause where none is needed: not everybody in the same moment
+SILENCE: Final = 3600.0  # seconds without a message; aiohttp answers the server's pings, which end what is dead
+REACTIONS: Final = {close.code: close.client for close in CLOSES}
 
 Message = dict[str, Any]
 
@@ -92,40 +95,79 @@ async def connect(base: str, token: str | None = None, **options: Any) -> AsyncI
 
 
 class Follower:
-    """A channel's events without a gap or a repetition, across lost connections."""
+    """A channel's events without a gap or a repetition, across lost connections and expiring tokens.
 
-    def __init__(self, base: str, token: str, channel: str, since: str | int | None = None) -> None:
+    `token` is a token, or a function that gives a fresh one whenever it is needed.
+    """
+
+    def __init__(self, base: str, token: str | Callable[[], str], channel: str, since: str | int | None = None) -> None:
         self._base = base
         self._token = token
         self._channel = channel
         self._since = since
+        self._epoch = 0
+        self._seen = 0
+        self._failures = 0  # since the channel was last joined
 
     async def events(self) -> AsyncIterator[Message]:
-        """Every message of interest: subscribe results and events. Ends only when the server refuses for good."""
-        attempt = 0
+        """Every message of interest: subscribe results and events. Ends when the channel is refused; raises Closed, or
+        aiohttp.WSServerHandshakeError, when the server refuses for good.
+        """
         while True:
             try:
-                async with connect(self._base, self._token) as socket:
-                    result = await socket.subscribe(self._channel, self._since)
-                    yield result
-                    if not result["success"]:
-                        return
-                    attempt = 0
-                    epoch = result["epoch"]
-                    self._since = self._since if result["recovered"] else f"{epoch}.{result['seq']}"
-                    while True:
-                        event = await socket.event(timeout=3600)
-                        if event["seq"] is not None:
-                            self._since = f"{epoch}.{event['seq']}"
-                        yield event
+                async with connect(self._base, self._fresh()) as socket:
+                    async for message in self._follow(socket):
+                        yield message
+                        if message.get("success") is False and message["retry_after"] is None:
+                            return
             except Closed as closed:
-                if closed.code in FINAL:
+                await self._pause(closed)
+            except aiohttp.WSServerHandshakeError as refused:
+                if 400 <= refused.status < 500 and refused.status != HTTPStatus.TOO_MANY_REQUESTS:
                     raise
-            except aiohttp.WSServerHandshakeError as error:
-                if 400 <= error.status < 500:
-                    raise
+                await self._pause()
             except (aiohttp.ClientError, TimeoutError, OSError):
-                pass
-            pause = BACKOFF[min(attempt, len(BACKOFF) - 1)]
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-            attempt += 1
+                await self._pause()
+
+    async def _follow(self, socket: Socket) -> AsyncIterator[Message]:
+        result = await socket.subscribe(self._channel, self._since)
+        while result["retry_after"] is not None:
+            await asyncio.sleep(result["retry_after"])
+            result = await socket.subscribe(self._channel, self._since)
+        self._failures = 0
+        if result["success"]:
+            self._epoch = result["epoch"]
+            if not result["recovered"]:
+                self._went_to(result["seq"])
+        yield result
+        while True:
+            message = await socket.receive(SILENCE)
+            if message["type"] == "auth_expiring":
+                await socket.send(type="auth", token=self._fresh())
+            elif message["type"] == "unsubscribe_result":
+                yield message | {"success": False, "retry_after": None}  # the right to it is lost
+            elif message["type"] == "event":
+                if message["seq"] is not None:
+                    if message["seq"] <= self._seen:
+                        continue
+                    self._went_to(message["seq"])
+                yield message
+
+    def _went_to(self, seq: int) -> None:
+        self._seen = seq
+        self._since = f"{self._epoch}.{seq}"
+
+    def _fresh(self) -> str:
+        return self._token if isinstance(self._token, str) else self._token()
+
+    async def _pause(self, closed: Closed | None = None) -> None:
+        """Wait as the table of close codes says before connecting again. Raises Closed when that would not help."""
+        reaction = REACTIONS.get(closed.code or 0, "back off") if closed else "back off"
+        renewable = not isinstance(self._token, str)
+        if closed and (reaction == "stop" or (reaction == "new token" and (self._failures or not renewable))):
+            raise closed
+        pause = BACKOFF[min(self._failures, len(BACKOFF) - 1)]
+        if reaction != "back off" and not self._failures:
+            pause = AT_ONCE
+        self._failures += 1
+        await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -215,11 +216,11 @@ async def signing_key(config: Config, tenant_id: str) -> str:
 
 def tail(config: Config, args: Namespace) -> int:
     """Print events until interrupted."""
-    jwt_text = args.token or issue(config, args.org, "tail", "member", timedelta(days=1))
+    given = args.token or partial(issue, config, args.org, "tail", "member", timedelta(hours=1))
     channel = args.channel or tenant_channel(args.org)
 
     async def follow() -> int:
-        async for message in Follower(args.base or _base(config), jwt_text, channel, args.since).events():
+        async for message in Follower(args.base or _base(config), given, channel, args.since).events():
             say(msgspec.json.encode(message).decode())
             if message.get("success") is False:
                 return 1

@@ -78,9 +78,6 @@ class OverQuota(OttoError):
 
     status, type, title = 429, "over-quota", "Over quota"
 
-    def __init__(self, detail: str | None = None, *, retry_after: int | None = 5) -> None:
-        super().__init__(detail, retry_after=retry_after)
-
 
 class UpgradeRequired(OttoError):
     """This address speaks WebSocket only: connect with the protocol `ottoai.v1`."""

@@ -121,6 +121,7 @@ class Welcome(ServerOut, frozen=True, tag="welcome"):
 class SubscribeResult(ServerOut, frozen=True, tag="subscribe_result"):
     """Whether a channel was joined, and at which number. `recovered` answers `since`: true, all that came after it
     follows (`replayed` events); false, the log cannot tell and the client should load afresh; null, nothing was asked.
+    With `retry_after` the refusal is not for good: ask again after so many seconds.
     """
 
     channel: str
@@ -130,6 +131,7 @@ class SubscribeResult(ServerOut, frozen=True, tag="subscribe_result"):
     recovered: bool | None = None
     replayed: int = 0
     error: str | None = None
+    retry_after: int | None = None
 
 
 class UnsubscribeResult(ServerOut, frozen=True, tag="unsubscribe_result"):

@@ -308,6 +308,7 @@ class _Session:
                     epoch=stream.epoch,
                     seq=stream.flushed,
                     error=error.detail,
+                    retry_after=error.retry_after,
                 )
             )
 
