@@ -76,13 +76,13 @@ class Fanout:
         for stream in dirty:
             if stream.pending:
                 self.mark(stream)
-        written = 0
+        written = sent = 0
         for stream, entries, groups in work:
             for group in groups:
                 if group.batch != self._batch:
                     continue
                 for connection in list(group.connections):
-                    self._write_batch(stream, group, connection)
+                    sent += self._write_batch(stream, group, connection)
                     written += 1
                     if written % YIELD_EVERY == 0:
                         await asyncio.sleep(0)
@@ -90,16 +90,18 @@ class Fanout:
             if groups:
                 for entry in entries:
                     self._metrics.event_e2e_latency_seconds.observe(max(0.0, now - entry.at))
+        self._metrics.ws_messages_sent_total.inc(sent)
 
-    def _write_batch(self, stream: Stream, group: Group, connection: Connection) -> None:
+    def _write_batch(self, stream: Stream, group: Group, connection: Connection) -> int:
+        """Write a live connection its group's bytes, unless it has them; how many events that was."""
         if connection.group is not group or connection.batch == group.batch:
-            return
+            return 0
         connection.batch = group.batch
         connection.write(group.bytes)
-        self._metrics.ws_messages_sent_total.inc(group.count)
         if connection.unsent > HIGH:
             self.pause(stream, connection)
             self.follow(stream, connection)
+        return group.count
 
     def pause(self, stream: Stream, connection: Connection) -> None:
         """Take a live connection out of the live stream, with all that is flushed; from then on it is served apart."""
