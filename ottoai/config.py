@@ -4,6 +4,7 @@
 code reads the environment. The table in docs/CONFIGURATION.md is generated from the fields below.
 """
 
+import base64
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -17,6 +18,7 @@ ENVIRONMENTS: tuple[Environment, ...] = ("development", "test", "staging", "prod
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MIN_SECRET_BYTES = 32  # RFC 7518 3.2: an HS256 key is at least as long as the hash.
+MIN_WEBHOOK_SECRET_BYTES = 24  # Standard Webhooks: a signing secret has 24 to 64 bytes.
 
 
 def _text(raw: str) -> str:
@@ -85,6 +87,23 @@ def _dev_keys(raw: str) -> dict[str, str]:
     return {name: key for name, _, key in pairs}
 
 
+def _webhook_secrets(raw: str) -> tuple[str, ...]:
+    secrets = _words(raw)
+    if not secrets or not all(_is_webhook_secret(secret) for secret in secrets):
+        raise ValueError(
+            "must be whsec_ and the base64 of at least 24 bytes, as Clerk shows it; separate several by commas"
+        )
+    return secrets
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return False
+    return text.startswith("whsec_") and len(key) >= MIN_WEBHOOK_SECRET_BYTES
+
+
 @dataclass(frozen=True, slots=True)
 class OpsUser:
     """Who may open the operator pages. `role` is viewer (reads) or operator (also acts)."""
@@ -132,6 +151,14 @@ class Config:
     jwt_issuer: str = setting("JWT_ISSUER", _text, "When set, a token's `iss` must be this.", default="")
     jwt_authorized_parties: tuple[str, ...] = setting(
         "JWT_AUTHORIZED_PARTIES", _words, "When set, a token that has `azp` must name one of these.", default=()
+    )
+    clerk_webhook_secrets: tuple[str, ...] = setting(
+        "CLERK_WEBHOOK_SECRET",
+        _webhook_secrets,
+        "Signing secret of Clerk's webhook endpoint, `whsec_…`; give a new one beside the old, with a comma, to "
+        "rotate. Unset: there is no `/clerk/webhook`.",
+        default=(),
+        secret=True,
     )
     host: str = setting("HOST", _text, "Address the API and the RQ dashboard listen on.", default="127.0.0.1")
     port: int = setting("PORT", _integer(1, 65535), "Port of the API.", default=8080)

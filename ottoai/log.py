@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from types import MappingProxyType
@@ -62,13 +62,18 @@ def bind(**fields: str) -> Iterator[None]:
 
     TypeError for a name that is not in CONTEXT_FIELDS.
     """
-    if not fields.keys() <= CONTEXT_FIELDS:
-        raise TypeError(f"the context has the fields {sorted(CONTEXT_FIELDS)}, not {sorted(fields)}")
-    token = _context.set({**_context.get(), **{name: value for name, value in fields.items() if value}})
+    token = bind_for_good(**fields)
     try:
         yield
     finally:
         _context.reset(token)
+
+
+def bind_for_good(**fields: str) -> Token[Mapping[str, str]]:
+    """The same for the rest of this task, whose context ends with it."""
+    if not fields.keys() <= CONTEXT_FIELDS:
+        raise TypeError(f"the context has the fields {sorted(CONTEXT_FIELDS)}, not {sorted(fields)}")
+    return _context.set({**_context.get(), **{name: value for name, value in fields.items() if value}})
 
 
 def setup(config: Config, service: str) -> None:

@@ -145,7 +145,7 @@ class Metrics:
             "webhook_requests_total",
             "Deliveries received, by outcome.",
             provider=PROVIDERS,
-            outcome=("processed", "duplicate", "quarantined", "unclaimed", "rejected", "failed"),
+            outcome=("processed", "duplicate", "ignored", "quarantined", "unclaimed", "rejected", "failed"),
         )
         self.webhook_processing_seconds = h(
             "webhook_processing_seconds", "Time to take a delivery in.", WEBHOOK_BOUNDS, provider=PROVIDERS

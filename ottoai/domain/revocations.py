@@ -27,11 +27,13 @@ class Revocation(msgspec.Struct, frozen=True):
         )
 
 
-async def revoke(system: Session, tenant_id: str | None, user_id: str | None) -> datetime:
-    """Refuse all tokens issued up to now; the moment. Raises InvalidInput (neither is named), NotFound (no tenant)."""
+async def revoke(system: Session, tenant_id: str | None, user_id: str | None, at: datetime | None = None) -> datetime:
+    """Refuse all tokens issued up to a moment (None: now); the moment that holds, which is later if a later one was
+    given before. Raises InvalidInput (neither is named), NotFound (no tenant).
+    """
     if not tenant_id and not user_id:
         raise InvalidInput("revoke: name a tenant, a user, or both")
-    moment: datetime | None = await queries().revocations.revoke(system, tenant_id=tenant_id, user_id=user_id)
+    moment: datetime | None = await queries().revocations.revoke(system, tenant_id=tenant_id, user_id=user_id, at=at)
     if moment is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
     return moment

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
-from ottoai.web import emit, internal, ops, problem, stream, webhooks, ws
+from ottoai.web import asyncapi, emit, internal, ops, problem, stream, webhooks, ws
 from ottoai.web.api import calls, events, leads, missed_calls
 from ottoai.webhooks import callrail
 
@@ -34,8 +34,10 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/ws/test-emit", emit.test_emit),
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}", webhooks.call_rail),
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
+    ("POST", "/clerk/webhook", webhooks.clerk_event),
     ("GET", "/ops", ops.page),
     ("GET", "/docs/problems/{type}", problem.explain),
+    ("GET", "/asyncapi.json", asyncapi.describe),
     ("GET", "/static/{name:[a-z]{1,20}[.](css|js)}", static),
     ("GET", "/api/events", events.poll),
     ("GET", "/api/events/stream", stream.connect),

@@ -1,16 +1,21 @@
-"""POST of providers' webhooks: reads the request, and measures and logs what `receive` made of it."""
+"""POST of providers' webhooks: reads the request, and measures and logs what was made of it."""
 
 import logging
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
 
+import msgspec
 from aiohttp import web
 
 from ottoai import log
-from ottoai.errors import InvalidInput, OttoError, Unauthenticated
+from ottoai.domain import revocations
+from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
 from ottoai.web import keys
 from ottoai.web.api.reading import respond
-from ottoai.webhooks import callrail
+from ottoai.webhooks import callrail, clerk
 from ottoai.webhooks.delivery import Raw
 from ottoai.webhooks.receive import Receipt, receive, wanted_headers
 
@@ -19,24 +24,47 @@ logger = logging.getLogger(__name__)
 OUTCOMES = {
     "processed": "processed",
     "duplicate_ignored": "duplicate",
+    "ignored": "ignored",
     "quarantined": "quarantined",
     "unclaimed": "unclaimed",
 }
 
 
+class Heeded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of an event of Clerk's."""
+
+    status: Literal["processed", "ignored"]
+    provider: str
+    kind: str
+    detail: str | None = None
+
+
 async def call_rail(request: web.Request) -> web.Response:
     """POST /call-rail/{kind}[/{hook}]: one report about one call."""
-    return await _take(request, callrail.NAME, request.match_info["kind"])
+    take = partial(_take_report, request.app)
+    return await _take(request, callrail.NAME, request.match_info["kind"], wanted_headers(callrail.NAME), take)
 
 
-async def _take(request: web.Request, provider: str, kind: str) -> web.Response:
+async def clerk_event(request: web.Request) -> web.Response:
+    """POST /clerk/webhook: one event of Clerk's. Without its secret there is no such address."""
+    if not request.app[keys.CONFIG].clerk_webhook_secrets:
+        raise NotFound("There is nothing at this address.")
+    return await _take(request, clerk.NAME, "", clerk.HEADERS, partial(_take_event, request.app))
+
+
+async def _take(
+    request: web.Request,
+    provider: str,
+    kind: str,
+    headers: Iterable[str],
+    take: Callable[[Raw], Awaitable[Receipt | Heeded]],
+) -> web.Response:
     metrics = request.app[keys.METRICS]
     started = time.perf_counter()
     outcome = "failed"
     try:
-        receipt = await receive(request.app[keys.INGEST], await _raw(request, provider, kind))
+        receipt = await take(await _raw(request, provider, kind, headers))
         outcome = OUTCOMES[receipt.status]
-        _tell(receipt)
         if outcome == "duplicate":
             metrics.idempotency_duplicates_total.inc(provider=provider)
         return respond(receipt, 202 if receipt.status == "unclaimed" else 200)
@@ -50,13 +78,37 @@ async def _take(request: web.Request, provider: str, kind: str) -> web.Response:
         metrics.webhook_processing_seconds.observe(time.perf_counter() - started, provider=provider)
 
 
-async def _raw(request: web.Request, provider: str, kind: str) -> Raw:
+async def _take_report(app: web.Application, raw: Raw) -> Receipt:
+    receipt = await receive(app[keys.INGEST], raw)
+    _tell(receipt)
+    return receipt
+
+
+async def _take_event(app: web.Application, raw: Raw) -> Heeded:
+    clerk.verify(raw, app[keys.CONFIG].clerk_webhook_secrets)
+    event = clerk.parse(raw)
+    ending = event.ending
+    fields = {"provider": raw.provider, "kind": event.kind, "external_id": raw.headers[clerk.ID]}
+    if ending is None:
+        logger.info("Webhook of no concern ignored", extra={**fields, "status": "ignored"})
+        return Heeded("ignored", raw.provider, event.kind)
+    with log.bind(tenant_id=ending.tenant_id or "", user_id=ending.user_id or ""):
+        try:
+            await revocations.revoke(app[keys.DB].system(), ending.tenant_id, ending.user_id, ending.at)
+        except NotFound:
+            logger.info("Webhook of an unknown organisation ignored", extra={**fields, "status": "ignored"})
+            return Heeded("ignored", raw.provider, event.kind, "No tenant has this organisation's id.")
+        logger.info("Webhook processed successfully", extra={**fields, "status": "processed"})
+        return Heeded("processed", raw.provider, event.kind)
+
+
+async def _raw(request: web.Request, provider: str, kind: str, headers: Iterable[str]) -> Raw:
     received_at = datetime.now(UTC)
     return Raw(
         provider=provider,
         kind=kind,
         hook=request.match_info.get("hook", ""),
-        headers={name: request.headers[name] for name in wanted_headers(provider) if name in request.headers},
+        headers={name: request.headers[name] for name in headers if name in request.headers},
         body=await _body(request),
         received_at=received_at,
     )

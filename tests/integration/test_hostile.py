@@ -17,7 +17,7 @@ from ottoai.domain import events
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.realtime.connection import HIGH
-from ottoai.web import keys, ws
+from ottoai.web import keys, session
 from tests.conftest import execute, make_config, of_tenant
 from tests.helpers import deliver, get, report
 
@@ -157,7 +157,7 @@ async def test_an_unforeseen_error_closes_1011(app, base, make_token, monkeypatc
 
 
 async def test_a_client_that_writes_and_never_reads_costs_little(app, base, make_token, monkeypatch):
-    monkeypatch.setattr(ws._Budget, "spend", lambda *_: 0)  # it would be closed before it costs anything
+    monkeypatch.setattr(session.Budget, "spend", lambda *_: 0)  # it would be closed before it costs anything
     async with connect(base, make_token()) as socket:
         transport = socket.raw._conn.transport
         transport.get_extra_info("socket").setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 16_384)
