@@ -201,13 +201,13 @@ class Config:
     ws_connections_per_user: int = setting(
         "WS_CONNECTIONS_PER_USER",
         _integer(1, 100_000),
-        "Most WebSockets a user may have open, over all API processes.",
+        "Most live connections (WebSockets, event streams, waiting polls) of a user, over all API processes.",
         default=20,
     )
     ws_connections_per_tenant: int = setting(
         "WS_CONNECTIONS_PER_TENANT",
         _integer(1, 1_000_000),
-        "Most WebSockets a tenant's users may have open together, over all API processes.",
+        "Most live connections of a tenant's users together, over all API processes.",
         default=2000,
     )
     ws_subscriptions_per_connection: int = setting(

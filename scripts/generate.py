@@ -8,40 +8,27 @@ hand and left alone.
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import msgspec
 from msgspec import inspect
 
 from ottoai import config, errors, metrics
+from ottoai.client import BACKOFF
+from ottoai.config import Config
 from ottoai.domain import catalogue
 from ottoai.errors import OttoError
-from ottoai.realtime import connection, fanout, messages, wheel
-from ottoai.web import ws
+from ottoai.realtime.messages import CLOSES, Reaction, ServerOut
+from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, WHEN, sentence, tag_of
+from ottoai.web.limits import Limit, limits
 from ottoai.webhooks import callrail
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 FILES: Final = ("CONFIGURATION.md", "EVENTS.md", "METRICS.md", "PROTOCOL.md", "WEBHOOKS.md")
 PART: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
-
-# When each event happens. Every event of the catalogue must stand here, and nothing else.
-WHEN: Final = {
-    "telephony.call.received": "The first report about a call came in, whichever of its reports that was.",
-    "telephony.call.status": "A later report changed what is known of the call, without completing it.",
-    "telephony.call.completed": "A final report (call-complete or call-modified) came in for the first time.",
-    "telephony.call.missed": "A completed inbound call turned out to be unanswered, or answered by a voicemail.",
-    "telephony.sms.sent": "A text message was accepted by its carrier.",
-    "lead.created": "A number called that had not called the tenant before.",
-    "lead.updated": "What the lead shows has changed: its name, or the time of its last contact.",
-    "missed_call.queued": "A rescue was opened: its first text waits to be sent.",
-    "missed_call.texted": "The first text of the rescue was sent.",
-    "missed_call.expired": "A missed call became known more than 48 hours after it was made; no text will be sent.",
-    "system.webhook.quarantined": "A genuine delivery could not be used; it is kept with its error.",
-    "system.buffer_dropped": "Transient. The log no longer holds events that this connection should have got.",
-    "worker.task.failed": "A job was given up after its last attempt.",
-}
 
 
 class Stale(Exception):
@@ -51,6 +38,8 @@ class Stale(Exception):
 def shown(kind: inspect.Type) -> str:
     """A type in words that fit a table."""
     match kind:
+        case inspect.Metadata(type=inner):
+            return shown(inner)
         case inspect.UnionType(types=types):
             return " or ".join(sorted((shown(each) for each in types), key=lambda word: word == "null"))
         case inspect.LiteralType(values=values):
@@ -78,11 +67,6 @@ def struct(kind: type[msgspec.Struct]) -> inspect.StructType:
     return found
 
 
-def sentence(kind: type) -> str:
-    """A class's docstring on one line."""
-    return " ".join((kind.__doc__ or "").split())
-
-
 def rows(header: str, lines: Iterator[str] | list[str]) -> str:
     """A Markdown table."""
     return "\n".join([header, re.sub(r"[^|]+", "---", header), *lines]) + "\n"
@@ -91,7 +75,7 @@ def rows(header: str, lines: Iterator[str] | list[str]) -> str:
 def events() -> str:
     """Every event with its data type and when it happens."""
     if WHEN.keys() != catalogue.EVENTS.keys():
-        raise Stale(f"WHEN in scripts/generate.py and the catalogue differ: {WHEN.keys() ^ catalogue.EVENTS.keys()}")
+        raise Stale(f"WHEN in ottoai/web/asyncapi.py and the catalogue differ: {WHEN.keys() ^ catalogue.EVENTS.keys()}")
     return rows(
         "| Event | Data | When |",
         [f"| `{name}` | [{kind.__name__}](#{kind.__name__.lower()}) | {WHEN[name]} |"
@@ -108,44 +92,67 @@ def event_data() -> str:
     return "\n".join(parts)
 
 
-def protocol_messages(union: object) -> str:
+def protocol_messages(kinds: Iterable[type[msgspec.Struct]]) -> str:
     """One section a message: what it is for, and its fields."""
     parts = []
-    for kind in get_args(union):
-        info = struct(kind)
-        text = f"#### `{info.tag}`\n\n{sentence(kind)}\n"
-        if info.fields:
-            lines = [f"| `{f.encode_name}` | {shown(f.type)} | {presence(kind, f)} |" for f in info.fields]
+    for kind in kinds:
+        text = f"#### `{tag_of(kind)}`\n\n{sentence(kind)}\n"
+        if lines := [field_row(kind, field) for field in struct(kind).fields]:
             text += "\n" + rows("| Field | Type | Present |", lines)
         parts.append(text)
     return "\n".join(parts)
 
 
-def presence(kind: type[msgspec.Struct], field: inspect.Field) -> str:
-    """Whether a field is there: the server writes all but those that say nothing, a client may leave out defaults."""
-    written = issubclass(kind, messages.ServerOut) and not kind.__struct_config__.omit_defaults
-    return "always" if field.required or written else "when it applies"
+def field_row(kind: type[msgspec.Struct], field: inspect.Field) -> str:
+    """A field and whether it is there: the server writes all but those that say nothing, a client may leave out
+    defaults.
+    """
+    written = issubclass(kind, ServerOut) and not kind.__struct_config__.omit_defaults
+    presence = "always" if field.required or written else "when it applies"
+    return f"| `{field.encode_name}` | {shown(field.type)} | {presence} |"
 
 
-def limits() -> str:
+def limit_table() -> str:
     """The numbers that a client has to live with."""
-    kib = 1024
-    table = {
-        "Token as a first message, at most after": f"{ws.AUTH_WITHIN:g} s",
-        "Message from a client": f"{messages.MAX_MESSAGE // kib} KiB",
-        "Channels of one connection": str(ws.MAX_CHANNELS),
-        "Malformed messages before close 4400": f"{ws.MALFORMED_LIMIT} within {ws.MALFORMED_WINDOW:g} s",
-        "Ping frame to each client, every": f"{wheel.HEARTBEAT} s",
-        "Silence before close 4408": f"{wheel.STALE:g} s",
-        "Warning before the token expires": f"{wheel.AUTH_WARNING:g} s",
-        "Grace after the token expired": f"{wheel.AUTH_GRACE:g} s",
-        "Unsent bytes past which a client leaves the live stream": f"{connection.HIGH // kib} KiB, beside the "
-        f"{connection.SEND_BUFFER // kib} KiB of its socket",
-        "Unsent bytes below which it gets more": f"{connection.LOW // kib} KiB",
-        "Time without taking enough, before close 4409": f"{fanout.STUCK:g} s",
-        "Longest that a live event waits to be joined with others": f"{fanout.WINDOW_MAX * 1000:g} ms",
-    }
-    return rows("| Limit | Value |", [f"| {name} | {value} |" for name, value in table.items()])
+    defaults = {declared.name: declared.metadata["default"] for declared in fields(Config)}
+    lines = [
+        f"| {limit.meaning} | {amount(limit)} | {f'`{limit.setting}`' if limit.setting else ''} |"
+        for limit in limits(defaults).values()
+    ]
+    return rows("| Limit | Value | Setting |", lines)
+
+
+def amount(limit: Limit) -> str:
+    """A limit's value with its unit."""
+    value, kib = limit.value, 1024
+    match limit.unit:
+        case "s":
+            return f"{value:g} s" if value >= 1 else f"{value * 1000:g} ms"
+        case "bytes":
+            return f"{value / kib:g} KiB" if value < kib * kib else f"{value / kib / kib:g} MiB"
+    return f"{value:,}"
+
+
+def advice(reaction: Reaction) -> str:
+    """A reaction as something to do."""
+    return "**get a new token, then reconnect**" if reaction == "new token" else f"**{reaction}**"
+
+
+def close_codes() -> str:
+    """Why a connection ends, what its client does, and what that means."""
+    codes = [f"| {each.code} | `{each.name}` | {each.meaning} | {advice(each.client)} |" for each in CLOSES]
+    codes.append(f"| others, none | | the link was lost | {advice('back off')} |")
+    reactions = [f"- {advice(reaction)}: {meaning}" for reaction, meaning in REACTIONS.items()]
+    waits = ", ".join(f"{seconds:g}" for seconds in BACKOFF)
+    return "\n".join(
+        [
+            rows("| Code | Name | Why | What the client does |", codes),
+            *reactions,
+            "",
+            f"Backing off waits {waits} s, and then the last again, each times a random factor from 0.5 to 1.5.",
+            "",
+        ]
+    )
 
 
 def error_types() -> str:
@@ -186,9 +193,11 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "metrics": metrics.table,
     "events": events,
     "event-data": event_data,
-    "client-messages": lambda: protocol_messages(messages.Incoming),
-    "server-messages": lambda: protocol_messages(messages.Outgoing),
-    "limits": limits,
+    "client-messages": lambda: protocol_messages(FROM_CLIENT),
+    "server-messages": lambda: protocol_messages(TO_CLIENT),
+    "stream-messages": lambda: protocol_messages(STREAM_ONLY),
+    "limits": limit_table,
+    "close-codes": close_codes,
     "errors": error_types,
     "callrail-reports": reports,
     "callrail-fields": report_fields,
@@ -204,12 +213,6 @@ def current(text: str) -> str:
         return f"{found[1]}\n{PARTS[found[2]]()}\n{found[3]}"
 
     return PART.sub(part, text)
-
-
-def undocumented_codes(protocol: str) -> list[int]:
-    """Close codes that the table written by hand leaves out."""
-    codes = [close.code for close in messages.CLOSES]
-    return [code for code in codes if f"| {code} |" not in protocol]
 
 
 def main(argv: list[str]) -> int:
@@ -229,9 +232,6 @@ def main(argv: list[str]) -> int:
             path.write_text(wanted)
     for path in stale:
         print(f"{'stale' if check else 'wrote'} {path.relative_to(DOCS.parent)}")
-    if missing := undocumented_codes((DOCS / "PROTOCOL.md").read_text()):
-        print(f"docs/PROTOCOL.md: the table of close codes leaves out {missing}")
-        return 1
     if stale and check:
         print("Write them anew: python -m scripts.generate")
     return 1 if check and stale else 0

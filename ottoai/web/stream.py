@@ -11,10 +11,10 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ottoai import log
-from ottoai.errors import Draining, StoreUnavailable
+from ottoai.errors import Draining, InvalidInput, StoreUnavailable
 from ottoai.realtime.connection import SEND_BUFFER, Connection
 from ottoai.realtime.hub import Since
 from ottoai.realtime.messages import AuthExpired, CloseCode, End, Welcome
@@ -36,6 +36,10 @@ HEADERS: Final = {
 async def connect(request: web.Request) -> web.StreamResponse:
     """Stream the events of `channel` (one or several), from `Last-Event-ID` or `since` on, until the token expires."""
     app, principal = request.app, request[keys.PRINCIPAL]
+    if request.method != "GET":
+        raise web.HTTPMethodNotAllowed(request.method, ["GET"])
+    if request.version < HttpVersion11:
+        raise InvalidInput("The event stream needs HTTP/1.1: tell the proxy (nginx: proxy_http_version 1.1).")
     channels = await wanted(request)
     last = request.headers.get("Last-Event-ID")
     since = parse_since(last, "Last-Event-ID") if last else parse_since(request.query.get("since"))

@@ -4,6 +4,7 @@ import asyncio
 import socket as sockets
 import time
 
+import aiohttp
 import pytest
 
 from ottoai.client import connect
@@ -85,6 +86,18 @@ async def test_what_is_malformed_or_not_ones_own_is_refused_before_the_stream_be
         for address in (path, "/api/events"):
             status, _, problem = await get(base, f"{address}?channel={channel}", make_token())
             assert (status, problem["detail"]) == (404, "no such channel")
+
+
+async def test_a_stream_is_for_get_over_http_1_1(app, base, make_token):
+    headers = {"Authorization": f"Bearer {make_token()}"}
+    url = f"{base}/api/events/stream"
+    async with aiohttp.ClientSession(headers=headers) as session, session.head(url) as response:
+        assert (response.status, response.headers["Allow"]) == (405, "GET")
+    old = aiohttp.ClientSession(headers=headers, version=aiohttp.HttpVersion10)
+    async with old as session, session.get(url) as response:
+        assert response.status == 400
+        assert "HTTP/1.1" in (await response.json(content_type=None))["detail"]
+    assert not app[keys.HUB].connections
 
 
 async def test_a_client_that_leaves_a_stream_is_forgotten_at_once(app, base, make_token):
