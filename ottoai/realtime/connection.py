@@ -64,6 +64,7 @@ class Connection:
         "last_heard",
         "reader",
         "served",
+        "slot",
         "tenant_id",
         "transport",
         "user_id",
@@ -81,6 +82,7 @@ class Connection:
         self.wire = wire
         self.transport = transport
         self.last_heard = time.monotonic()
+        self.slot = 0  # of the wheel
         self.warned = False  # whether it was told that its token runs out
         self.closed_for: str | None = None  # why the server is closing it
         # What it listens to, each with the number after which events count, and how often that was changed.

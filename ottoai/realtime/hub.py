@@ -46,7 +46,7 @@ class Hub:
     def __init__(self, db: Database, metrics: Metrics, close: Closer) -> None:
         self.connections: dict[str, Connection] = {}
         self.streams: dict[str, Stream] = {}
-        self.wheel = Wheel(metrics, close)
+        self.wheel = Wheel(metrics, close, self.connections)
         self.fanout = Fanout(metrics, close, self._read_log, self._lost)
         self._db = db
         self._metrics = metrics

@@ -165,6 +165,7 @@ class Stream:
         group.connections[connection] = None
         connection.group = group
         connection.batch = group.batch
+        connection.served = {}
 
     def leave(self, connection: Connection) -> None:
         """Take a connection out of the live stream; it has everything up to `flushed`."""

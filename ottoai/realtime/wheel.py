@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import logging
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from ottoai.metrics import Metrics
@@ -23,30 +24,26 @@ AUTH_GRACE: Final = 25.0  # seconds after it that the old one still serves
 class Wheel:
     """Every connection is in one of HEARTBEAT slots; each second the next slot's turn comes."""
 
-    def __init__(self, metrics: Metrics, close: Closer) -> None:
+    def __init__(self, metrics: Metrics, close: Closer, connections: Mapping[str, Connection]) -> None:
         self._metrics = metrics
         self._close = close
+        self._connections = connections  # by id: those that have not ended
         self._slots: list[dict[Connection, None]] = [{} for _ in range(HEARTBEAT)]
-        self._slot_of: dict[Connection, int] = {}
         self._added = 0
         self._turn = 0
         # By time; by id, so that a connection that ended is not kept until its token runs out.
         self._expiries: list[tuple[float, str]] = []
-        self._by_id: dict[str, Connection] = {}
 
     def add(self, connection: Connection) -> None:
         """Care for a connection; a crowd that comes at once is spread over the slots."""
         self._added += 1
-        slot = self._added % HEARTBEAT
-        self._slots[slot][connection] = None
-        self._slot_of[connection] = slot
-        self._by_id[connection.id] = connection
+        connection.slot = self._added % HEARTBEAT
+        self._slots[connection.slot][connection] = None
         self.watch_expiry(connection)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
-        self._slots[self._slot_of.pop(connection)].pop(connection)
-        del self._by_id[connection.id]
+        del self._slots[connection.slot][connection]
 
     def watch_expiry(self, connection: Connection) -> None:
         """Heed the connection's (new) expiry."""
@@ -74,7 +71,7 @@ class Wheel:
             else:
                 connection.write(connection.wire.heartbeat)
         while self._expiries and self._expiries[0][0] <= wall:
-            due = self._by_id.get(heapq.heappop(self._expiries)[1])
+            due = self._connections.get(heapq.heappop(self._expiries)[1])
             if due is not None:
                 self._expire(due, wall)
 

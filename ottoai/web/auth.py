@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 import jwt
@@ -92,19 +93,20 @@ class Tokens:
     def __init__(self, config: Config, revoked: Revoked) -> None:
         self._config = config
         self._revoked = revoked
-        self._verified: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+        self._verified: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()  # by digest: tokens are long
 
     def verify(self, token: str) -> Principal:
         """Whose token this is. Raises Unauthenticated (TokenExpired, TokenRevoked), saying what is wrong with it, and
         StoreUnavailable.
         """
-        expires, principal = self._verified.get(token) or (0.0, None)
+        digest = sha256(token.encode(errors="surrogatepass")).digest()
+        expires, principal = self._verified.get(digest) or (0.0, None)
         if principal is None or time.time() >= expires:
             principal = self._principal(self.claims(token))
-            self._verified[token] = (principal.expires_at.timestamp(), principal)
+            self._verified[digest] = (principal.expires_at.timestamp(), principal)
             if len(self._verified) > CACHED:
                 self._verified.popitem(last=False)
-        self._verified.move_to_end(token)
+        self._verified.move_to_end(digest)
         self._revoked.check(principal)
         return principal
 

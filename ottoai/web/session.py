@@ -77,7 +77,7 @@ class Session:
         self._app = app
         self._connection = connection
         self._socket = socket
-        self._malformed: list[float] = []
+        self._malformed: tuple[float, ...] = ()
         self._budget = Budget(app[keys.CONFIG].ws_messages_per_minute, app[keys.CONFIG].ws_subscriptions_per_connection)
         self._context = (request_id, trace.trace_id())
 
@@ -180,7 +180,7 @@ class Session:
     def _refuse(self, error: Error) -> None:
         self._connection.send(error)
         now = time.monotonic()
-        self._malformed = [at for at in self._malformed if now - at < MALFORMED_WINDOW] + [now]
+        self._malformed = (*(at for at in self._malformed if now - at < MALFORMED_WINDOW), now)
         if len(self._malformed) == MALFORMED_LIMIT:
             self._app[keys.SOCKETS].close(self._connection, CloseCode.BAD_MESSAGES, "malformed")
 
