@@ -13,6 +13,7 @@ from typing import Final
 
 from aiohttp import WSCloseCode
 
+from ottoai.background import end
 from ottoai.domain.events import Channel, parse_channel
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
@@ -50,6 +51,8 @@ class Fanout:
         self._wake = asyncio.Event()
         self._batch = 0
         self._readers = asyncio.Semaphore(READERS)
+        self._slow: dict[asyncio.Future[bool], tuple[Connection, float]] = {}
+        self._watch: asyncio.Task[None] | None = None
 
     def mark(self, stream: Stream) -> None:
         """There is something to flush."""
@@ -176,13 +179,37 @@ class Fanout:
 
     async def drained(self, connection: Connection) -> bool:
         """Wait until the client has taken most of what was written; false, and closed, when it does not."""
-        deadline = time.monotonic() + STUCK
-        while connection.unsent > LOW and not connection.gone:
-            if time.monotonic() > deadline:
-                self._close(connection, CloseCode.STUCK, "slow")
-                return False
+        if connection.unsent <= LOW or connection.gone:
+            return not connection.gone
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._slow[waiter] = (connection, time.monotonic() + STUCK)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watch_slow(), name="watch-slow")
+        try:
+            return await waiter
+        finally:
+            self._slow.pop(waiter, None)
+
+    async def _watch_slow(self) -> None:
+        """Look after all slow clients with one timer, as long as there are any."""
+        while self._slow:
             await asyncio.sleep(DRAIN_POLL)
-        return not connection.gone
+            now = time.monotonic()
+            for waiter, (connection, deadline) in list(self._slow.items()):
+                stuck = connection.unsent > LOW
+                if stuck and not connection.gone and now <= deadline:
+                    continue
+                if stuck and not connection.gone:
+                    self._close(connection, CloseCode.STUCK, "slow")
+                del self._slow[waiter]
+                if not waiter.done():
+                    waiter.set_result(not connection.gone)
+        self._watch = None
+
+    async def stop(self) -> None:
+        """Look after nobody any more."""
+        if self._watch is not None:
+            await end([self._watch])
 
     async def _read_on(self, stream: Stream, connection: Connection) -> None:
         """Write a page from the log."""

@@ -291,6 +291,7 @@ class Hub:
     async def stop(self) -> None:
         """Give up what is being read from the log."""
         readers = [connection.reader for connection in self.connections.values() if connection.reader]
+        await self.fanout.stop()
         await end([*self._tasks, *self._repairs.values(), *self._reaching.values(), *readers])
 
     async def repair(self, stream: Stream, source: str) -> None:
