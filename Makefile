@@ -38,6 +38,12 @@ lint: $(STAMP)  ## Check style, types, imports and SQL
 bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
 	$(BIN)/python -m scripts.bench $(WHAT)
 
+chaos: $(STAMP)  ## Kill api processes, Redis and links for half an hour under 1,000 clients (CHAOS_SEED repeats a run)
+	CHAOS=long $(BIN)/python -m pytest -s tests/chaos --timeout 4000
+
+autobahn: $(STAMP)  ## All cases of Autobahn's WebSocket suite; needs a Python 2.7 (PYTHON27=path)
+	OTTO_AUTOBAHN=all $(BIN)/python -m pytest -s tests/conformance/test_autobahn.py
+
 smoke\:realtime: $(STAMP)  ## Check WebSocket and events of the service at BASE (TOKEN, DEV_KEY)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smoke_realtime.sh
 
@@ -79,4 +85,4 @@ $(STAMP): requirements.lock requirements-build.lock
 	       -r requirements.lock
 	@touch $@
 
-.PHONY: help run demo test lint bench smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations lock clean
+.PHONY: help run demo test lint bench chaos autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations lock clean

@@ -1,17 +1,14 @@
-"""What benchmarks stand on: stores of their own in a temporary folder, an API process, and a fair way to report."""
+"""What benchmarks stand on: stores of their own in a temporary folder, and API processes."""
 
 import asyncio
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -20,53 +17,79 @@ import psutil
 from ottoai import embedded
 from ottoai.config import Config
 from ottoai.db import open_pool
-from ottoai.domain import tenants
+from ottoai.domain import events, tenants
 from ottoai.embedded.folder import port_is_free
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
+from ottoai.web.auth import issue
+from scripts.bench.cores import api_cores, child, every_core, load_cores, on_cores
 
 KEY = "bench-signing-key"
 READY_WITHIN = 20.0
 
 
-class Result(msgspec.Struct, frozen=True):
-    """One line of the report. `met` is the verdict on this machine, now."""
+class Api(msgspec.Struct, frozen=True):
+    """An API process: where it answers, and what it costs."""
 
-    what: str
-    goal: str
-    measured: str
-    met: bool
-    details: dict[str, Any] = {}
+    base: str
+    process: psutil.Process
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A running product: where it answers, and the processes whose cost is of interest."""
+    """A running product. Its tenants are bench-0 … of companies 1000 …"""
 
     config: Config
-    base: str
-    api: psutil.Process
+    apis: tuple[Api, ...]
+
+    @property
+    def base(self) -> str:
+        """Where the first API process answers."""
+        return self.apis[0].base
+
+    @property
+    def api(self) -> psutil.Process:
+        """The first API process."""
+        return self.apis[0].process
+
+    def tickets(self, tenant: int, users: int) -> list[tuple[str, str]]:
+        """(token, channel) for so many users of a tenant."""
+        ttl, org = timedelta(hours=1), f"bench-{tenant}"
+        channel = events.tenant_channel(org)
+        return [(issue(self.config, org, f"user-{n}", "member", ttl), channel) for n in range(users)]
 
 
 @asynccontextmanager
-async def stage(count: int = 1) -> AsyncIterator[Stage]:
-    """PostgreSQL, Redis and one API process, with tenants bench-0 … of companies 1000 …"""
-    with tempfile.TemporaryDirectory(prefix="ottoai-bench-") as folder, embedded.servers(Path(folder)) as servers:
-        environ = {
+async def stage(
+    count: int = 1, *, apis: int = 1, pinned: bool = False, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Stage]:
+    """PostgreSQL, Redis and API processes, with `count` tenants. `pinned`: the API has one core to itself, everything
+    else shares the others. `env` overrides settings of the API.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(on_cores(load_cores() if pinned else every_core()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ottoai-bench-"))
+        servers = stack.enter_context(embedded.servers(Path(folder)))
+        settings = {
             "ENVIRONMENT": "staging",
             "DATABASE_URL": servers.database_url,
             "REDIS_URL": servers.redis_url,
             "JWT_SECRET": "only-for-this-benchmark-" + "x" * 32,
             "DEV_KEYS": "bench:bench",
-            "PORT": str(_free_port()),
-            "LOG_LEVEL": "WARNING",
+            "LOG_LEVEL": "ERROR",  # that worker and beat are missing is known
+            **(env or {}),
         }
-        config = Config.load(environ)
+        config = Config.load(settings)
         migrate(config.database_url)
         await _add_tenants(config, count)
-        with _process(environ, "ottoai", "api") as api:
-            base = f"http://127.0.0.1:{config.port}"
-            await _ready(base)
-            yield Stage(config, base, psutil.Process(api.pid))
+        started = []
+        for _ in range(apis):
+            port = free_port()
+            words = [sys.executable, "-m", "ottoai", "api"]
+            environ = {**os.environ, **settings, "PORT": str(port)}
+            process = stack.enter_context(child(words, cores=api_cores() if pinned else every_core(), env=environ))
+            started.append(Api(f"http://127.0.0.1:{port}", psutil.Process(process.pid)))
+            await _ready(started[-1].base)
+        yield Stage(config, tuple(started))
 
 
 async def _add_tenants(config: Config, count: int) -> None:
@@ -76,14 +99,12 @@ async def _add_tenants(config: Config, count: int) -> None:
             await tenants.add(db.system(), f"bench-{n}", f"Bench {n}", "America/New_York", "always", given)
 
 
-@contextmanager
-def _process(environ: dict[str, str], module: str, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen([sys.executable, "-m", module, *words], env={**os.environ, **environ})
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=40)
+async def heads(config: Config, count: int) -> dict[str, int]:
+    """The last number of each tenant's log, by channel."""
+    names = [f"bench-{n}" for n in range(count)]
+    async with open_pool(config, Metrics("bench")) as db:
+        found = await events.heads(db.system(), names)
+    return {events.tenant_channel(name): seq for name, (_, seq) in found.items()}
 
 
 async def _ready(base: str) -> None:
@@ -100,36 +121,6 @@ async def _ready(base: str) -> None:
     raise SystemExit(f"The API was not ready within {READY_WITHIN:.0f} s.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     return next(port for port in range(19_000, 19_999) if port_is_free(port))
-
-
-async def figures(base: str) -> dict[str, float]:
-    """All series of the API process, by name and labels without `proc`."""
-    async with aiohttp.ClientSession() as session, session.get(f"{base}/metrics?scope=local") as response:
-        lines = (await response.text()).splitlines()
-    found: dict[str, float] = {}
-    for line in lines:
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            bare = name.split("{")[0]
-            found[bare] = found.get(bare, 0.0) + float(value)
-    return found
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
-
-
-def median(values: Sequence[float]) -> float:
-    """The median."""
-    return statistics.median(values) if values else float("nan")
-
-
-def machine() -> str:
-    """What this ran on."""
-    memory = psutil.virtual_memory().total / 2**30
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {system}"

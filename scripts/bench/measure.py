@@ -1,0 +1,89 @@
+"""What benchmarks report, and how they look at processes and at the machine."""
+
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+import psutil
+
+from scripts.bench.cores import every_core
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One line of the report. `met` is the verdict on this machine, now; None when nothing could be measured."""
+
+    what: str
+    goal: str
+    measured: str
+    met: bool | None
+    details: dict[str, Any] = {}
+
+
+def raise_file_limit() -> int:
+    """As many open files as the system grants; inherited by all that is started."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor time that a process has used."""
+    used = process.cpu_times()
+    return used.user + used.system
+
+
+class Busy:
+    """How many cores other people's processes keep busy: noise in whatever is measured meanwhile."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._before = self._others()
+
+    def by_others(self) -> float:
+        """On average since it was made. All that was started must have been waited for."""
+        return max(0.0, self._others() - self._before) / (time.monotonic() - self._started)
+
+    @staticmethod
+    def _others() -> float:
+        all_ = psutil.cpu_times()
+        own = os.times()
+        return all_.user + all_.system + getattr(all_, "nice", 0.0) - sum(own[:4])
+
+
+async def figures(base: str) -> dict[str, float]:
+    """All series of the API process, and under its bare name the sum of each metric's."""
+    async with aiohttp.ClientSession() as session, session.get(f"{base}/metrics?scope=local") as response:
+        lines = (await response.text()).splitlines()
+    found: dict[str, float] = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            bare = name.split("{")[0]
+            found[name] = float(value)
+            if bare != name:
+                found[bare] = found.get(bare, 0.0) + float(value)
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which this share lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
+
+
+def median(values: Sequence[float]) -> float:
+    """The median."""
+    return statistics.median(values) if values else float("nan")
+
+
+def machine() -> str:
+    """What this ran on."""
+    memory = psutil.virtual_memory().total / 2**30
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{len(every_core())} cores, {memory:.0f} GiB, {system}"
