@@ -327,7 +327,8 @@ class Client:
         numbers.add(seq)
 
     def _check_gap(self, place: Place, seq: int) -> None:
-        missing = set(range((place.seq or 0) + 1, seq))
+        # What came with another channel, before this one was joined, does not come again.
+        missing = set(range((place.seq or 0) + 1, seq)) - self._numbers.get(place.epoch, set())
         for epoch, first, last in self._dropped:
             if epoch == place.epoch:
                 missing.difference_update(range(first, last + 1))
