@@ -20,6 +20,7 @@ from jobs.beat import Beat
 from jobs.context import Context, open_context
 from jobs.rq_worker import Worker
 from jobs.schedule import Schedule
+from ottoai import samples
 from ottoai.config import Config
 from ottoai.db import Database
 from ottoai.domain import calls, outbox
@@ -29,13 +30,13 @@ from ottoai.tally import Reporter
 from tests.conftest import execute, of_tenant
 
 ROOT = Path(__file__).parent.parent
-PHONE = "+12125550{:03}"
 
 
 async def miss_a_call(db: Database, number: int = 100) -> outbox.Due:
     """A missed call, as a delivery records it; the job that is to text back."""
     now = datetime.now(UTC)
-    facts = calls.Facts(direction="inbound", answered=False, started_at=now, customer_phone=PHONE.format(number))
+    phone = samples.daytime_phone(now, number)
+    facts = calls.Facts(direction="inbound", answered=False, started_at=now, customer_phone=phone)
     delivery = {"provider": "callrail", "kind": "call-complete", "variant": "1", "headers": "{}", "body": b"{}"}
     async with db.transaction("demo") as tx:
         recorded = await calls.record(
