@@ -84,7 +84,7 @@ class FailedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Dropped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Events with these numbers are lost to this client: load afresh."""
+    """The log forgot the events with these numbers before this client was sent them: load afresh."""
 
     from_seq: int
     to_seq: int

@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -99,27 +99,32 @@ async def append(tx: Session, trace_id: str, drafts: Sequence[Row]) -> Appended:
     return Appended.of(row["tenant_id"], row)
 
 
+class Page(NamedTuple):
+    """A stretch of the log, and the oldest number that the log had when it was read."""
+
+    events: tuple[Event, ...]
+    oldest: int
+
+
 async def since(
     tx: Session, after: int, until: int = LATEST, *, channel: Channel | None = None, limit: int = 500
-) -> tuple[Event, ...]:
+) -> Page:
     """At most `limit` events with after < seq <= until, in order; only a lead's or user's if `channel` names one."""
-    kind, subject = channel or ("tenant", "")
-    read = {
-        "tenant": queries().events.since,
-        "lead": queries().events.since_of_lead,
-        "user": queries().events.since_of_user,
-    }[kind]
-    return _decode(await read(tx, after=after, until=until, limit=limit, subject=subject))
+    row = await queries().events.since(tx, after=after, until=until, limit=limit, **_about(channel))
+    return Page(_decode(row["events"]), row["oldest"]) if row else Page((), 1)
 
 
 async def count(tx: Session, after: int, until: int, channel: Channel | None) -> int:
     """How many events of a channel have after < seq <= until."""
-    kind, subject = channel or ("tenant", "")
-    if kind == "tenant":
+    if channel is None or channel[0] == "tenant":
         return until - after  # the log has no gaps
-    read = queries().events.count_of_lead if kind == "lead" else queries().events.count_of_user
-    counted: int = await read(tx, after=after, until=until, subject=subject)
+    counted: int = await queries().events.count_since(tx, after=after, until=until, **_about(channel))
     return counted
+
+
+def _about(channel: Channel | None) -> dict[str, str | None]:
+    kind, subject = channel or ("tenant", "")
+    return {"lead": subject if kind == "lead" else None, "user": subject if kind == "user" else None}
 
 
 async def head(tx: Session) -> Head | None:

@@ -33,13 +33,13 @@ DRAIN_POLL: Final = 0.02
 STUCK: Final = 30.0  # seconds without the client taking enough to go on
 RETRY: Final = 0.5  # until the log is asked again after it did not answer
 
-ReadLog = Callable[[str, int, int, Channel | None, int], Awaitable[list[Entry]]]
+ReadLog = Callable[[str, int, int, Channel | None, int], Awaitable[tuple[list[Entry], int]]]
 Lost = Callable[[Connection, int, int], None]
 
 
 class Fanout:
     """Writes streams to their connections. `read_log(tenant, after, until, channel, limit)` reads what the ring no
-    longer holds; `lost(connection, from, to)` is told of numbers that the log no longer holds either.
+    longer holds, and the oldest number of the log; `lost(connection, from, to)` is told of numbers that the log no longer holds either.
     """
 
     def __init__(self, metrics: Metrics, close: Closer, read_log: ReadLog, lost: Lost) -> None:
@@ -221,19 +221,12 @@ class Fanout:
         parsed = parse_channel(channel) if channel else None
         try:
             async with self._readers:
-                page = await self._read_log(stream.tenant_id, after, until, parsed, READ_PAGE)
+                page, oldest = await self._read_log(stream.tenant_id, after, until, parsed, READ_PAGE)
         except StoreUnavailable:
             await asyncio.sleep(RETRY)
             return
         if connection.changes != changes:
             return  # a channel came or went while the log was read: what is older of it would have to go first
-        until = until if len(page) < READ_PAGE else (page[-1].seq or until)
-        if parsed is None or parsed[0] == "tenant":
-            self._report_hole(connection, after, page, until)
-        self._write(connection, page, until)
-
-    def _report_hole(self, connection: Connection, after: int, page: list[Entry], until: int) -> None:
-        """A tenant's log has no gaps: what is missing at the beginning of a page is gone for good."""
-        first = page[0].seq if page and page[0].seq is not None else until + 1
-        if first > after + 1:
-            self._lost(connection, after + 1, first - 1)
+        if oldest > after + 1:
+            self._lost(connection, after + 1, min(oldest - 1, until))
+        self._write(connection, page, until if len(page) < READ_PAGE else (page[-1].seq or until))

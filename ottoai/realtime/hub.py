@@ -156,9 +156,9 @@ class Hub:
 
     async def read(
         self, stream: Stream, channels: Sequence[str], after: int, limit: int
-    ) -> tuple[Sequence[Entry], int]:
-        """At most `limit` events of these channels after a number, and the number up to which that is all. Raises
-        StoreUnavailable.
+    ) -> tuple[Sequence[Entry], int] | None:
+        """At most `limit` events of these channels after a number, and the number up to which that is all; None when
+        the log has forgotten some. Raises StoreUnavailable.
         """
         wanted = set(channels)
         found: list[Entry] = []
@@ -168,7 +168,9 @@ class Hub:
                 page, until = stream.recent(after, head), head
             else:
                 channel = events.parse_channel(channels[0]) if len(channels) == 1 else None
-                page = await self._read_log(stream.tenant_id, after, head, channel, REPAIR_PAGE)
+                page, oldest = await self._read_log(stream.tenant_id, after, head, channel, REPAIR_PAGE)
+                if oldest > after + 1:
+                    return None
                 until = head if len(page) < REPAIR_PAGE else page[-1].seq or head
             due = [entry for entry in page if not wanted.isdisjoint(entry.channels)][: limit - len(found)]
             found += due
@@ -195,7 +197,7 @@ class Hub:
         room = True
         while room and stream.floor > 0:
             floor = stream.floor
-            page = await self._read_log(stream.tenant_id, max(floor - REACH_PAGE, 0), floor, None, REACH_PAGE)
+            page, _ = await self._read_log(stream.tenant_id, max(floor - REACH_PAGE, 0), floor, None, REACH_PAGE)
             room = stream.prepend(page) and len(page) == REACH_PAGE
         stream.reached_back = True
 
@@ -298,26 +300,29 @@ class Hub:
         """Read from the log what was not heard. Raises StoreUnavailable."""
         session = self._db.one(stream.tenant_id)
         fetched = 0
-        while page := await events.since(session, stream.head, limit=REPAIR_PAGE):
-            for event in page:
-                seq = event.seq or 0
-                if seq > stream.head + 1:
-                    self._skip(stream, seq - 1)
-                if seq == stream.head + 1:
+        more = True
+        while more:
+            page = await events.since(session, stream.head, limit=REPAIR_PAGE)
+            more = len(page.events) == REPAIR_PAGE
+            if page.oldest > stream.head + 1:
+                self._skip(stream, page.oldest - 1)
+            for event in page.events:
+                if event.seq == stream.head + 1:
                     stream.append(Entry(event, stream.epoch))
                     fetched += 1
             self.fanout.mark(stream)
-            if len(page) < REPAIR_PAGE:
-                break
         if fetched:
             self._metrics.events_repaired_total.inc(fetched, source=source)
             log.info("Events repaired from the log", extra={"source": source, "count": fetched})
 
     def _skip(self, stream: Stream, head: int) -> None:
-        """The log no longer has what was not heard: say so to everybody and go on after it."""
-        for connection in stream.members:
-            self._lost(connection, stream.head + 1, head)
+        """The log no longer has what was not heard: go on after it. All catch up, and are told when they come to it."""
+        live = [connection for connection in stream.members if connection.group is not None]
+        for connection in live:
+            self.fanout.pause(stream, connection)
         stream.skip_to(head)
+        for connection in live:
+            self.fanout.follow(stream, connection)
 
     def _restart(self, stream: Stream) -> None:
         """History has changed (a backup was restored): the clients come back and learn it."""
@@ -372,10 +377,12 @@ class Hub:
 
     # What the fan-out asks for
 
-    async def _read_log(self, tenant: str, after: int, until: int, channel: Channel | None, limit: int) -> list[Entry]:
+    async def _read_log(
+        self, tenant: str, after: int, until: int, channel: Channel | None, limit: int
+    ) -> tuple[list[Entry], int]:
         epoch = self.streams[tenant].epoch if tenant in self.streams else 0
         page = await events.since(self._db.one(tenant), after, until, channel=channel, limit=limit)
-        return [Entry(event, epoch) for event in page]
+        return [Entry(event, epoch) for event in page.events], page.oldest
 
     def _lost(self, connection: Connection, from_seq: int, to_seq: int) -> None:
         self._metrics.ws_messages_dropped_total.inc(to_seq - from_seq + 1, reason="unrepairable")

@@ -105,10 +105,11 @@ class Stream:
         return True
 
     def skip_to(self, head: int) -> None:
-        """Go on after a stretch that the log no longer has."""
+        """Go on after a stretch that the log no longer has; nobody may be live."""
         self._ring.clear()
         self._ring_bytes = 0
-        self.head = head
+        self.pending.clear()
+        self.head = self.flushed = head
 
     def recent(self, after: int, until: int) -> list[Entry]:
         """What the ring holds of after < seq <= until."""

@@ -168,6 +168,7 @@ class Client:
         if self.stopped:
             return
         self.wire = self.world.rng.choice(self.kinds)(self)
+        self._transient.clear()  # they may come again, by way of another process
         for place in self.places:
             place.joined = False
             place.asked = None if place.seq is None else (place.epoch, place.seq)

@@ -46,6 +46,7 @@ FILLERS = (0, 0, 6_000)  # a handful of large events is more than a client takes
 MOST_CLIENTS = 5
 NAME = "the-test"  # of this test's own connections to Redis
 USERS = ("ann", "ben")
+DROPPED = "system.buffer_dropped"
 
 
 # What must be
@@ -193,7 +194,7 @@ class Client:
         self._again |= {s for s in self._got if s > start and channel in self.log.events[s][1]}
 
     def _event(self, message: dict[str, Any]) -> None:
-        if message["event"] == "system.buffer_dropped":
+        if message["event"] == DROPPED:
             lost = range(message["data"]["from_seq"], message["data"]["to_seq"] + 1)
             assert lost, message
             assert lost[-1] < self.log.oldest, f"{message}: the log begins at {self.log.oldest}"
@@ -361,6 +362,7 @@ sinces = st.one_of(
 class Live(RuleBasedStateMachine):
     stores: Stores  # given by the test
     log: Log
+    within = 10.0  # seconds for all that must come
 
     def __init__(self) -> None:
         super().__init__()
@@ -573,8 +575,8 @@ class Live(RuleBasedStateMachine):
             await each.compare_heads()
         streams = [each.streams[self.log.tenant] for each in hubs if self.log.tenant in each.streams]
         try:
-            await until(lambda: all(stream.head == self.log.head for stream in streams))
-            await until(lambda: all(_settled(link.client) for link in self.links))
+            await until(lambda: all(stream.head == self.log.head for stream in streams), self.within)
+            await until(lambda: all(_settled(link.client) for link in self.links), self.within)
         except TimeoutError:
             owed = {n: (c.owed, c.asked, c.code) for n, c in enumerate(link.client for link in self.links)}
             raise AssertionError(f"did not come: {owed}") from None
@@ -603,16 +605,16 @@ async def _turns(turns: int) -> None:
         await asyncio.sleep(0)
 
 
+def of(stores: Stores) -> type[Live]:
+    return type("Live", (Live,), {"stores": stores})
+
+
 @pytest.mark.timeout(7_200 if LONG else 300)
 def test_whatever_happens_each_event_comes_once_and_in_order(stores):
-    class Here(Live):
-        pass
-
-    Here.stores = stores
     run_state_machine_as_test(
-        Here,
+        of(stores),
         settings=settings(
-            max_examples=int(os.environ.get("N", "400")) if LONG else 25,
+            max_examples=400 if LONG else 25,
             stateful_step_count=60 if LONG else 30,
             derandomize=not LONG,
             database=None,
@@ -620,3 +622,37 @@ def test_whatever_happens_each_event_comes_once_and_in_order(stores):
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+# What it has found
+
+
+@pytest.mark.parametrize("joined", [0, 1, 3])
+def test_what_was_forgotten_before_a_slow_client_came_to_it_is_said_on_every_channel(stores, joined):
+    live = of(stores)()
+    live.within = 2.0
+    try:
+        live.begin(about=[], joined=[[joined]])
+        live.stall(client=0, stalled=True)
+        live.emit("one by one", [(0, "ann", 6_000)] * 20, 0)
+        live.forget(0.8)
+        live.settle()
+        said = [message["data"] for message in live.links[0].client.told if message.get("event") == DROPPED]
+        assert len(said) == 1
+        assert said[0]["to_seq"] == live.log.oldest - 1
+    finally:
+        live.teardown()
+
+
+def test_a_log_that_forgot_all_before_a_process_heard_of_it_still_stands_where_it_stands(stores):
+    live = of(stores)()
+    live.within = 2.0
+    try:
+        live.begin(about=[], joined=[[0]])
+        live.append([live.draft(None, None, 0)])
+        live.log.oldest = 2
+        live._system("delete from events where tenant_id = %s", live.log.tenant)
+        live.subscribe(0, [0], ("back", 0), bare=False, wait=True)
+        live.settle()
+    finally:
+        live.teardown()

@@ -81,7 +81,7 @@ class World:
         name = None if channel is None or channel[0] == "tenant" else f"lead:{channel[1]}:timeline"
         page = [e for e in self.log[after:until] if name is None or name in e.channels][:limit]
         await asyncio.sleep(0)
-        return page
+        return page, 1
 
     def append(self, lead: str | None) -> None:
         event = Event(

@@ -39,20 +39,20 @@ async def poll(request: web.Request) -> web.Response:
     hub = app[keys.HUB]
     stream = await hub.stream(principal.tenant_id)
     recovered = await hub.reaches(stream, since)
-    if since is None or not recovered:
-        return respond(Events([], f"{stream.epoch}.{stream.flushed}", stream.epoch, stream.flushed, recovered))
-    items, after = await hub.read(stream, channels, since[1], limit)
-    if not items and wait:
+    found = await hub.read(stream, channels, since[1], limit) if since and recovered else None
+    if found and not found[0] and wait:
         await app[keys.QUOTAS].take(principal.tenant_id, principal.user_id)
         began = time.monotonic()
         try:
-            while not items and await _grown(request, stream, began + wait):
-                items, after = await hub.read(stream, channels, after, limit)
+            while found and not found[0] and await _grown(request, stream, began + wait):
+                found = await hub.read(stream, channels, found[1], limit)
         finally:
             app[keys.QUOTAS].release(principal.tenant_id, principal.user_id)
             request[keys.WAITED] = time.monotonic() - began
-    found = [msgspec.Raw(entry.payload) for entry in items]
-    return respond(Events(found, f"{stream.epoch}.{after}", stream.epoch, stream.flushed, recovered))
+    items, after = found or ([], stream.flushed)
+    told = [msgspec.Raw(entry.payload) for entry in items]
+    recovered = recovered and found is not None
+    return respond(Events(told, f"{stream.epoch}.{after}", stream.epoch, stream.flushed, recovered))
 
 
 async def _grown(request: web.Request, stream: Stream, deadline: float) -> bool:
