@@ -39,7 +39,7 @@ Lost = Callable[[Connection, int, int], None]
 
 class Fanout:
     """Writes streams to their connections. `read_log(tenant, after, until, channel, limit)` reads what the ring no
-    longer holds, and the oldest number of the log; `lost(connection, from, to)` is told of numbers that the log no longer holds either.
+    longer holds, and the oldest number that the log does; `lost(connection, from, to)` is told of what it does not.
     """
 
     def __init__(self, metrics: Metrics, close: Closer, read_log: ReadLog, lost: Lost) -> None:

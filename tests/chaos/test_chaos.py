@@ -215,7 +215,6 @@ def manner(log: Log, user: str, number: int) -> tuple[list[str], list[type]]:
     return [tenant], [WebSocket]
 
 
-@pytest.mark.skipif("CHAOS" not in os.environ, reason="CHAOS DID NOT RUN: see `make chaos`")
 @pytest.mark.timeout(SIZE.within + 60)
 async def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     print(f"CHAOS_SEED={SEED}", flush=True)
