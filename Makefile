@@ -38,7 +38,7 @@ lint: $(STAMP)  ## Check style, types, imports and SQL
 bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
 	$(BIN)/python -m scripts.bench $(WHAT)
 
-chaos: $(STAMP)  ## Kill api processes, Redis and links for half an hour under 1,000 clients (CHAOS_SEED repeats a run)
+chaos: $(STAMP)  ## Kill api processes, Redis and links for ten minutes under 1,000 clients (CHAOS_SEED repeats a run)
 	CHAOS=long $(BIN)/python -m pytest -s tests/chaos --timeout 4000
 
 autobahn: $(STAMP)  ## All cases of Autobahn's WebSocket suite; needs a Python 2.7 (PYTHON27=path)

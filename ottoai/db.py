@@ -143,8 +143,9 @@ class Pool:
             # libpq has closed the descriptor by now and aiopg has forgotten it. A reader left on it would make the
             # loop deaf to the next connection that gets the same number.
             if descriptor >= 0:
-                asyncio.get_running_loop().remove_reader(descriptor)
-                asyncio.get_running_loop().remove_writer(descriptor)
+                with suppress(RuntimeError):  # a transport has the number already, and with it the loop's attention
+                    asyncio.get_running_loop().remove_reader(descriptor)
+                    asyncio.get_running_loop().remove_writer(descriptor)
             raise StoreUnavailable(GONE) from error
 
     def prepared(self, connection: aiopg.Connection, name: str, sql: str) -> str:

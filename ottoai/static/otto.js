@@ -518,7 +518,7 @@ export class Otto {
     } else if (success) {
       const settled = [...request.feeds].map((feed) => feed.settle(message, request));
       if (settled.includes(false)) this.#join(channel);
-    } else if (retry_after === null) {
+    } else if (retry_after == null) {
       this.#refuse(channel, request.feeds, error);
     } else {
       this.#fail(new Error(`${channel}: ${error}`));

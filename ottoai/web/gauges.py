@@ -18,7 +18,7 @@ from ottoai.queue import Depth, Queues
 log = logging.getLogger(__name__)
 
 SHARED: Final = 1.0  # seconds
-LAG_EVERY: Final = 0.5  # seconds between two looks at how late the loop is
+LAG_EVERY: Final = 0.1  # seconds between two looks at how late the loop is
 
 
 class Gauges:

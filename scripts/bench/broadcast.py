@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.bench.cores import load_cores, on_cores
 from scripts.bench.crowd import Ask, crowd
-from scripts.bench.measure import Result, cpu_seconds, median, percentile
+from scripts.bench.measure import Result, cpu_seconds, figures, histogram_percentile, median, percentile
 from scripts.bench.peers import nats, nginx
 from scripts.bench.taps import Taps
 from scripts.bench.targets import SIZE, Target, ottoai
@@ -39,11 +39,15 @@ async def run() -> dict[str, Result]:
             ask = await stack.enter_async_context(crowd(Taps))
             await ask("join", base=target.base, steps=target.steps(SOCKETS))
             for rate in RATES:
+                before = await figures(target.base) if target.ours else {}
                 runs = [await _once(target, ask, rate) for _ in range(REPEATS)]
                 measured[rate][target.name] = {name: median([one[name] for one in runs]) for name in runs[0]}
                 # A loss is not averaged away.
                 for name in ("lost", "closed", "disordered"):
                     measured[rate][target.name][name] = max(one[name] for one in runs)
+                if target.ours:
+                    lag = histogram_percentile(before, await figures(target.base), "event_loop_lag_seconds", 0.99)
+                    measured[rate][target.name]["loop_lag_p99_ms"] = lag * 1000
     return {f"broadcast {rate}/s": _result(rate, servers) for rate, servers in measured.items()}
 
 
@@ -90,7 +94,8 @@ def _result(rate: int, servers: dict[str, Figures]) -> Result:
         f"1,000 sockets, {rate} events/s of {SIZE} bytes (frames of {SIZE + 4}), one core",
         goal,
         f"{ours['deliveries_per_second']:,.0f} deliveries/s, p50 {ours['p50_ms']:.1f} ms, p99 {ours['p99_ms']:.1f} ms, "
-        f"{ours['lost']:.0f} dropped, {ours['closed']:.0f} closed, {ours['cpu_us']:.2f} µs CPU each",
+        f"{ours['lost']:.0f} dropped, {ours['closed']:.0f} closed, {ours['cpu_us']:.2f} µs CPU each, "
+        f"loop lag p99 <= {ours['loop_lag_p99_ms']:.0f} ms",
         met,
         details,
     )

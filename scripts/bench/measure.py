@@ -71,6 +71,14 @@ async def figures(base: str) -> dict[str, float]:
     return found
 
 
+def histogram_percentile(before: dict[str, float], after: dict[str, float], name: str, share: float) -> float:
+    """The bound of the bucket below which this share of what a histogram counted between two looks lies."""
+    prefix = f'{name}_bucket{{le="'
+    grown = {key.removeprefix(prefix): after[key] - before.get(key, 0) for key in after if key.startswith(prefix)}
+    counts = {float(key.split('"')[0]): count for key, count in grown.items()}
+    return min(bound for bound, count in counts.items() if count >= share * max(counts.values()))
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which this share lies."""
     ordered = sorted(values)

@@ -30,6 +30,7 @@ class Target(msgspec.Struct, frozen=True):
     publish: Callable[[int], None]
     size: int
     pong: bool = False
+    ours: bool = False
 
 
 def _event(number: int) -> Event:
@@ -73,4 +74,4 @@ async def ottoai() -> AsyncIterator[Target]:
         def publish(number: int) -> None:
             bus.publish(Appended(TENANT, 0, (_event(number),)))
 
-        yield Target("OttoAI", on.api, on.base, steps, publish, SIZE + 4, pong=True)
+        yield Target("OttoAI", on.api, on.base, steps, publish, SIZE + 4, pong=True, ours=True)
