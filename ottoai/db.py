@@ -12,6 +12,7 @@ whom a free connection is waiting.
 
 import asyncio
 import functools
+import os
 import re
 import time
 from collections import deque
@@ -70,6 +71,27 @@ class Session(Protocol):
 
     async def run(self, name: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
         """Execute; the rows of the last statement. Raises StoreUnavailable, Conflict, NotFound, InvalidInput."""
+
+
+class Connection(aiopg.Connection):
+    """One of aiopg's that gives the loop a descriptor of its own to watch. libpq closes its descriptor whenever it loses
+    a link, and whoever opens something next gets the number: what is then taken off the loop would be another
+    connection, or the listening socket, which would never be heard again.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        # hstore and uuid support would each cost round trips or conversions that nothing here needs.
+        super().__init__(dsn, CLIENT_TIMEOUT, enable_hstore=False, enable_uuid=False)
+        theirs = self.raw.fileno()
+        self._loop.remove_reader(theirs)
+        self._fileno: int | None = os.dup(theirs)
+        self._loop.add_reader(self._fileno, self._ready, self._weakref)
+
+    def _close(self) -> None:
+        super()._close()
+        if self._fileno is not None:
+            os.close(self._fileno)
+            self._fileno = None
 
 
 class Pool:
@@ -132,20 +154,11 @@ class Pool:
             connection.close()
 
     async def _connect(self) -> aiopg.Connection:
-        # hstore and uuid support would each cost round trips or conversions that nothing here needs.
-        descriptor = -1
         try:
-            connection = aiopg.Connection(self._dsn, CLIENT_TIMEOUT, enable_hstore=False, enable_uuid=False)
-            descriptor = connection.raw.fileno()
+            connection = Connection(self._dsn)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 return await connection
         except (psycopg2.Error, OSError, RuntimeError) as error:
-            # libpq has closed the descriptor by now and aiopg has forgotten it. A reader left on it would make the
-            # loop deaf to the next connection that gets the same number.
-            if descriptor >= 0:
-                with suppress(RuntimeError):  # a transport has the number already, and with it the loop's attention
-                    asyncio.get_running_loop().remove_reader(descriptor)
-                    asyncio.get_running_loop().remove_writer(descriptor)
             raise StoreUnavailable(GONE) from error
 
     def prepared(self, connection: aiopg.Connection, name: str, sql: str) -> str:

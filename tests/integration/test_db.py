@@ -1,0 +1,53 @@
+"""The connections of db.py, where aiopg needs help."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from ottoai.db import Pool
+from ottoai.errors import StoreUnavailable
+from ottoai.metrics import Metrics
+
+NOBODY = "postgresql://u@127.0.0.1:9/d"
+
+
+async def _take_over(number: int) -> socket.socket:
+    """Wait until this descriptor was opened and closed, be the next who gets the number, and have the loop watch it."""
+    seen = False
+    while True:
+        try:
+            os.fstat(number)
+            seen = True
+        except OSError:
+            if seen:
+                taken = socket.socket()
+                assert taken.fileno() == number
+                asyncio.get_running_loop().add_reader(taken, print)
+                return taken
+        await asyncio.sleep(0)
+
+
+async def test_a_failed_connection_leaves_other_peoples_descriptors_alone():
+    """Whoever opens something right after libpq lost its link gets the number of its descriptor."""
+    pool = Pool(NOBODY, "r", 1, Metrics("test"))
+    for _ in range(5):
+        number = os.dup(0)
+        os.close(number)
+        taking = asyncio.create_task(_take_over(number))
+        with pytest.raises(StoreUnavailable):
+            async with pool.connection():
+                pass
+        with await asyncio.wait_for(taking, 5) as taken:
+            assert asyncio.get_running_loop().remove_reader(taken), "somebody took it off the loop"
+
+
+async def test_a_failed_connection_leaves_no_descriptor():
+    before = set(os.listdir("/proc/self/fd"))
+    pool = Pool(NOBODY, "r", 1, Metrics("test"))
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            async with pool.connection():
+                pass
+    assert set(os.listdir("/proc/self/fd")) == before
