@@ -74,9 +74,9 @@ class Session(Protocol):
 
 
 class Connection(aiopg.Connection):
-    """One of aiopg's that gives the loop a descriptor of its own to watch. libpq closes its descriptor whenever it loses
-    a link, and whoever opens something next gets the number: what is then taken off the loop would be another
-    connection, or the listening socket, which would never be heard again.
+    """One of aiopg's that gives the loop a descriptor of its own to watch. libpq closes its descriptor when it loses a
+    link, and whoever opens something next gets the number: what is then taken off the loop would be another connection,
+    or the listening socket, which would never be heard again.
     """
 
     def __init__(self, dsn: str) -> None:

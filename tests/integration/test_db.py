@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -44,10 +45,10 @@ async def test_a_failed_connection_leaves_other_peoples_descriptors_alone():
 
 
 async def test_a_failed_connection_leaves_no_descriptor():
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     pool = Pool(NOBODY, "r", 1, Metrics("test"))
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             async with pool.connection():
                 pass
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(Path("/proc/self/fd").iterdir()) == before
