@@ -44,11 +44,15 @@ async def test_a_failed_connection_leaves_other_peoples_descriptors_alone():
             assert asyncio.get_running_loop().remove_reader(taken), "somebody took it off the loop"
 
 
+def _descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
 async def test_a_failed_connection_leaves_no_descriptor():
-    before = set(Path("/proc/self/fd").iterdir())
+    before = _descriptors()
     pool = Pool(NOBODY, "r", 1, Metrics("test"))
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             async with pool.connection():
                 pass
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert _descriptors() == before
