@@ -411,6 +411,9 @@ class Client:
             end = until if until is not None else log.head if epoch == log.epoch else after
             wanted = log.rows(epoch, after, end, place.wants)
             lost = wanted - self._numbers.get(epoch, set())
+            for told, first, last in self._dropped:
+                if told == epoch:
+                    lost.difference_update(range(first, last + 1))
             missing |= {seq for seq in lost if seq > log.deleted_to or epoch != log.epoch}
         return missing
 
