@@ -314,7 +314,7 @@ async def restore_backup(chaos: Chaos) -> str:
 
 async def _change(chaos: Chaos, log: Log, back: int) -> str:
     async with log.freezing():
-        log.changing = True
+        log.changing, log.changed_at = True, time.monotonic()
         try:
             await asyncio.to_thread(chaos.logs.change, log, back)
         finally:
