@@ -73,9 +73,8 @@ async def figures(base: str) -> dict[str, float]:
 
 def histogram_percentile(before: dict[str, float], after: dict[str, float], name: str, share: float) -> float:
     """The bound of the bucket below which this share of what a histogram counted between two looks lies."""
-    prefix = f'{name}_bucket{{le="'
-    grown = {key.removeprefix(prefix): after[key] - before.get(key, 0) for key in after if key.startswith(prefix)}
-    counts = {float(key.split('"')[0]): count for key, count in grown.items()}
+    keys = [key for key in after if key.startswith(f"{name}_bucket{{")]
+    counts = {float(key.partition('le="')[2].rstrip('"}')): after[key] - before.get(key, 0.0) for key in keys}
     return min(bound for bound, count in counts.items() if count >= share * max(counts.values()))
 
 
