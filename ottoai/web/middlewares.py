@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+CLIENT_GONE: Final = 499  # nginx's number for a client that did not wait for its answer
 QUIET: Final = frozenset({"/health", "/ready", "/metrics", "/internal/worker/heartbeat"})  # asked every few seconds
 
 
@@ -42,7 +43,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         finally:
             seconds = time.perf_counter() - started - request.get(keys.WAITED, 0.0)
             metrics.http_requests_in_flight.dec()
-            status = response.status if response else 499  # nginx's number for a client that went away
+            status = response.status if response else CLIENT_GONE
             method = request.method if request.method in METHODS else "other"
             metrics.http_requests_total.inc(method=method, route=route, status=str(status))
             if status != 101:  # a WebSocket's life is not a request's duration
@@ -70,7 +71,9 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem.of(error, request)
     except web.HTTPException as error:
         return problem.of_http(error, request)
-    except Exception:  # the edge: whatever it was, the client gets a problem and the log the cause
+    except Exception as error:  # the edge: whatever it was, the client gets a problem and the log the cause
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            return web.Response(status=CLIENT_GONE)
         logger.exception("Request failed unexpectedly")
         return problem.of(OttoError("Something went wrong here; the trace id tells us what."), request)
 

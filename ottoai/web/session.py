@@ -114,6 +114,8 @@ class Session:
 
     async def _live(self) -> None:
         app, connection = self._app, self._connection
+        if connection.gone:
+            return
         raw = connection.transport.get_extra_info("socket")
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, SEND_BUFFER)
         stream = await app[keys.HUB].enter(connection)

@@ -60,6 +60,8 @@ async def connect(request: web.Request) -> web.StreamResponse:
             began = time.monotonic()
             await response.prepare(request)
             await response.write(b":\n\n")  # the head goes out with the first bytes
+            if connection.gone:
+                raise ConnectionResetError
             await _Live(request, connection).run(channels, since)
             request[keys.WAITED] = time.monotonic() - began
         if not transport.is_closing():

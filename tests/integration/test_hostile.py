@@ -3,7 +3,9 @@
 import asyncio
 import gzip
 import json
+import socket
 import socket as sockets
+import struct
 import time
 
 import aiohttp
@@ -245,3 +247,21 @@ async def test_a_loop_that_fails_begins_again(monkeypatch):
     async with background.running(loop):
         for _ in range(3):
             await asyncio.wait_for(turns.get(), 1)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/api/events/stream?channel=tenant:demo:events"])
+async def test_who_resets_right_after_asking_is_no_error(base, make_token, caplog, path):
+    """A crowd whose links are cut must not fill the log with faults that are none."""
+    host, port = base.removeprefix("http://").split(":")
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {make_token()}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+    for _ in range(50):
+        with socket.create_connection((host, int(port))) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+            client.sendall(head)
+        await asyncio.sleep(0)
+    assert (await get(base, "/health"))[0] == 200
+    await asyncio.sleep(0.2)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
