@@ -22,6 +22,7 @@ from ottoai.realtime.bus import open_bus
 from ottoai.realtime.hub import open_hub
 from ottoai.realtime.quotas import open_quotas
 from ottoai.redis_pool import open_redis
+from ottoai.vault import Vault
 from ottoai.web import keys
 from ottoai.web.auth import Revoked, Tokens
 from ottoai.web.gauges import Gauges
@@ -29,7 +30,8 @@ from ottoai.web.health import Health
 from ottoai.web.middlewares import authenticate, observe
 from ottoai.web.routes import add_routes
 from ottoai.web.sockets import Sockets
-from ottoai.webhooks.receive import Directory, Ingest
+from ottoai.webhooks.receive import Directory, Ingest, from_spool
+from ottoai.webhooks.spool import open_spool
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,11 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         waker = await stack.enter_async_context(open_waker(config))
         hub = app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
         app[keys.QUOTAS] = await stack.enter_async_context(open_quotas(config, client))
-        app[keys.INGEST] = Ingest(config, db, bus, waker, Directory(db.system()))
+        vault = Vault(config.secret_keys)
+        ingest = app[keys.INGEST] = Ingest(config, db, bus, waker, vault, Directory(db.system(), vault))
+        app[keys.SPOOL] = await stack.enter_async_context(
+            open_spool(config.spool_dir, config.spool_max_mb, metrics, partial(from_spool, ingest))
+        )
         app[keys.HEALTH] = Health(db, client, metrics)
         gauges = app[keys.GAUGES] = Gauges(metrics, db, client, Queues(queue.client(config)))
         stack.enter_context(tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render))

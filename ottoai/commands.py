@@ -25,6 +25,7 @@ from ottoai.metrics import Metrics
 from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
+from ottoai.vault import Vault
 from ottoai.web.auth import Principal, Revoked, Tokens, issue
 from ottoai.webhooks import callrail
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
@@ -70,9 +71,12 @@ def prepare(config: Config) -> None:
         "tracking_number": samples.TRACKING_NUMBER,
     }
 
+    vault = Vault(config.secret_keys)
+
     async def add(db: Database) -> None:
+        await tenants.reseal(db.system(), vault)
         if not await tenants.exists(db.system(), DEMO):
-            await tenants.add(db.system(), DEMO, "Demo Roofing", "America/New_York", "always", demo)
+            await tenants.add(db.system(), vault, DEMO, "Demo Roofing", "America/New_York", "always", demo)
 
     _with_database(config, add)
 
@@ -84,7 +88,13 @@ def tenant_add(config: Config, args: Namespace) -> int:
     async def add(db: Database) -> tuple[str, dict[str, int]]:
         try:
             hook = await tenants.add(
-                db.system(), args.id, args.name, args.timezone or "UTC", args.hours or hours.DEFAULT, given
+                db.system(),
+                Vault(config.secret_keys),
+                args.id,
+                args.name,
+                args.timezone or "UTC",
+                args.hours or hours.DEFAULT,
+                given,
             )
         except Conflict as error:
             if await tenants.exists(db.system(), args.id):
@@ -102,7 +112,9 @@ def tenant_add(config: Config, args: Namespace) -> int:
 
 async def _replay(config: Config, db: Database, tenant_id: str) -> dict[str, int]:
     async with open_redis(config) as client, open_bus(client, listen=False) as bus, open_waker(config) as waker:
-        return await replay_unclaimed(Ingest(config, db, bus, waker, Directory(db.system())), tenant_id)
+        vault = Vault(config.secret_keys)
+        ingest = Ingest(config, db, bus, waker, vault, Directory(db.system(), vault))
+        return await replay_unclaimed(ingest, tenant_id)
 
 
 def tenant_set(config: Config, args: Namespace) -> int:
@@ -113,7 +125,7 @@ def tenant_set(config: Config, args: Namespace) -> int:
         raise InvalidInput("Nothing to change: name at least one setting (see --help).")
 
     async def change(db: Database) -> dict[str, int]:
-        await tenants.change(db.system(), args.id, columns, given)
+        await tenants.change(db.system(), Vault(config.secret_keys), args.id, columns, given)
         return await _replay(config, db, args.id)
 
     replayed = _with_database(config, change)
@@ -132,6 +144,42 @@ def tenant_revoke(config: Config, args: Namespace) -> int:
     moment = _with_database(config, revoke)
     whose = f"user {args.user} of tenant {args.id}" if args.user else f"tenant {args.id}"
     say(f"revoked all tokens of {whose} issued up to {moment:%Y-%m-%dT%H:%M:%SZ}; live connections end within a second")
+    return 0
+
+
+def tenant_keys(config: Config, args: Namespace) -> int:
+    """List a tenant's secrets without showing them."""
+
+    async def listed(db: Database) -> list[dict[str, Any]]:
+        return await tenants.secrets_of(db.system(), args.id)
+
+    rows = _with_database(config, listed)
+    for row in rows:
+        also = "; the previous one is still accepted" if row["previous_accepted"] else ""
+        say(f"{row['provider']}\t{row['name']}\tset {row['rotated_at']:%Y-%m-%dT%H:%M:%SZ}{also}")
+    if not rows:
+        say(f"tenant {args.id} has no secrets")
+    return 0
+
+
+def tenant_retire_key(config: Config, args: Namespace) -> int:
+    """Accept a tenant's previous secret no longer."""
+
+    async def retire(db: Database) -> None:
+        await tenants.retire(db.system(), args.id, args.secret.replace("-", "_"))
+
+    _with_database(config, retire)
+    say(f"the previous {args.secret} of tenant {args.id} is accepted no longer (by every process within 5 s)")
+    return 0
+
+
+def rekey(config: Config, _args: Namespace) -> int:
+    """Encrypt every stored secret with the first of SECRET_KEYS."""
+
+    async def reseal(db: Database) -> int:
+        return await tenants.reseal(db.system(), Vault(config.secret_keys))
+
+    say(f"encrypted the secrets of {_with_database(config, reseal)} credentials with the first key")
     return 0
 
 
@@ -206,7 +254,7 @@ def send_webhook(config: Config, args: Namespace) -> int:
 async def signing_key(config: Config, tenant_id: str) -> str:
     """The current CallRail signing key of a tenant. Raises NotFound, InvalidInput."""
     async with open_pool(config, Metrics(__version__)) as db:
-        tenant = await tenants.by_id(db.system(), tenant_id, callrail.NAME)
+        tenant = await tenants.by_id(db.system(), Vault(config.secret_keys), tenant_id, callrail.NAME)
     if tenant is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
     if not tenant.keys:

@@ -18,6 +18,7 @@ ENVIRONMENTS: tuple[Environment, ...] = ("development", "test", "staging", "prod
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MIN_SECRET_BYTES = 32  # RFC 7518 3.2: an HS256 key is at least as long as the hash.
+SECRET_KEY_BYTES = 32  # a Fernet key: half signs, half encrypts
 MIN_WEBHOOK_SECRET_BYTES = 24  # Standard Webhooks: a signing secret has 24 to 64 bytes.
 
 
@@ -104,6 +105,23 @@ def _is_webhook_secret(text: str) -> bool:
     return text.startswith("whsec_") and len(key) >= MIN_WEBHOOK_SECRET_BYTES
 
 
+def _secret_keys(raw: str) -> tuple[str, ...]:
+    keys = _words(raw)
+    if not keys or not all(_is_fernet_key(key) for key in keys):
+        raise ValueError(
+            "must be 32 random bytes in URL-safe base64 (try: openssl rand 32 | base64 | tr +/ -_); separate several "
+            "by commas"
+        )
+    return keys
+
+
+def _is_fernet_key(text: str) -> bool:
+    try:
+        return len(base64.urlsafe_b64decode(text)) == SECRET_KEY_BYTES
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class OpsUser:
     """Who may open the operator pages. `role` is viewer (reads) or operator (also acts)."""
@@ -147,6 +165,26 @@ class Config:
     )
     jwt_secret: str = setting(
         "JWT_SECRET", _secret, "Key that HS256 tokens are signed with; at least 32 bytes.", secret=True
+    )
+    secret_keys: tuple[str, ...] = setting(
+        "SECRET_KEYS",
+        _secret_keys,
+        "Keys that tenants' provider secrets are encrypted with in the database; the first encrypts, all decrypt. To "
+        "rotate, put a new one first, run `python -m ottoai rekey`, then take the old one away.",
+        secret=True,
+    )
+    spool_dir: str = setting(
+        "SPOOL_DIR",
+        _text,
+        "Folder in which webhooks wait while PostgreSQL is away, on a disk that outlives the process. Unset: they are "
+        "answered 503.",
+        default="",
+    )
+    spool_max_mb: int = setting(
+        "SPOOL_MAX_MB",
+        _integer(1, 1_000_000),
+        "Megabytes that may wait there; past that they are answered 503.",
+        default=256,
     )
     jwt_issuer: str = setting("JWT_ISSUER", _text, "When set, a token's `iss` must be this.", default="")
     jwt_authorized_parties: tuple[str, ...] = setting(

@@ -31,7 +31,7 @@ from aiosql.adapters.apyformat import AsyncPyFormatAdapter
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn
 
 from ottoai.config import Config
-from ottoai.errors import ConfigError, Conflict, InvalidInput, NotFound, OttoError, StoreUnavailable
+from ottoai.errors import ConfigError, Conflict, InvalidInput, NotFound, OttoError, OutcomeUnknown, StoreUnavailable
 from ottoai.metrics import Metrics
 
 Row = dict[str, Any]
@@ -298,7 +298,7 @@ async def _execute(
         # aiopg reports the server's statement timeout as a cancellation. Nobody cancelled this task? Then it was that.
         connection.close()
         if task is None or task.cancelling() == cancelling:
-            raise StoreUnavailable("The database took too long; try again shortly.") from None
+            raise OutcomeUnknown("The database took too long; try again shortly.") from None
         raise
     except Exception as error:
         translated = _translated(error, connection)
@@ -328,10 +328,10 @@ def _translated(error: Exception, connection: aiopg.Connection) -> OttoError | N
         case psycopg2.errors.ProgramLimitExceeded():
             return InvalidInput("A value is too large to be stored.")
         case psycopg2.OperationalError() | psycopg2.InterfaceError() | OSError() | RuntimeError():
-            return StoreUnavailable(GONE)
+            return OutcomeUnknown(GONE)
         case psycopg2.DatabaseError() if connection.closed or error.pgcode is None:
             # libpq reports a server that vanished in the middle of a statement without any SQLSTATE.
-            return StoreUnavailable(GONE)
+            return OutcomeUnknown(GONE)
     return None
 
 

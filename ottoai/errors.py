@@ -94,6 +94,19 @@ class StoreUnavailable(OttoError):
         super().__init__(detail, retry_after=retry_after)
 
 
+class OutcomeUnknown(StoreUnavailable):
+    """The database did not answer; whether it did what it was asked is not known."""
+
+
+class NoRoom(OttoError):
+    """There is no room to keep this; try again later."""
+
+    status, type, title = 503, "no-room", "No room"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int | None = 60) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
 class Draining(StoreUnavailable):
     """This process is about to stop; another one answers."""
 

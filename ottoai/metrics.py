@@ -145,11 +145,17 @@ class Metrics:
             "webhook_requests_total",
             "Deliveries received, by outcome.",
             provider=PROVIDERS,
-            outcome=("processed", "duplicate", "ignored", "quarantined", "unclaimed", "rejected", "failed"),
+            outcome=("processed", "duplicate", "ignored", "quarantined", "unclaimed", "spooled", "rejected", "failed"),
         )
         self.webhook_processing_seconds = h(
             "webhook_processing_seconds", "Time to take a delivery in.", WEBHOOK_BOUNDS, provider=PROVIDERS
         )
+        self.webhook_spool_deliveries = g(
+            "webhook_spool_deliveries", "Deliveries that wait on this process's disk for PostgreSQL."
+        )
+        self.webhook_spool_bytes = g("webhook_spool_bytes", "Room that they take.")
+        self.webhook_spool_usable = g("webhook_spool_usable", "1 when deliveries can be kept there, 0 when not.")
+        self.webhook_spool_usable.set(0)
         self.idempotency_duplicates_total = c(
             "idempotency_duplicates_total", "Deliveries that had come before.", provider=PROVIDERS
         )

@@ -9,7 +9,7 @@
 -- Reports merge field by field by rank (1 pre-call, 2 routed, 3 complete, 4 modified) whatever order they come in: a
 -- later rank wins, and a fact that a report does not state takes nothing away.
 -- A repeated delivery changes nothing and returns fresh = false.
--- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
+-- Returns tenant_id, fresh, claimed_by (trace id of the first to claim the key), events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
 select pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || :external_id, 0));
 with
 claim as (
@@ -157,6 +157,12 @@ drafts (place, event, severity, lead_id, data) as (
 select
     :tenant_id as tenant_id,
     exists(select from claim) as fresh,
+    (
+        select k.trace_id from idempotency_keys as k
+        where
+            k.tenant_id = :tenant_id and k.provider = :provider and k.kind = :kind
+            and k.external_id = :external_id and k.variant = :variant
+    ) as claimed_by,
     (
         select coalesce(jsonb_agg(to_jsonb(j)), '[]')::text
         from staged as j

@@ -98,6 +98,42 @@ where
             and had.kind = new.kind and had.value = new.value
     );
 
+-- name: secrets_of
+-- Which secrets a tenant has, not what they are.
+select
+    provider,
+    name,
+    rotated_at,
+    previous is not null as previous_accepted
+from credentials
+where tenant_id = :id
+order by provider, name;
+
+-- name: retire$
+-- Forgets the previous one of a tenant's secrets. Null when there is none.
+update credentials
+set previous = null
+where tenant_id = :id and provider = :provider and name = :name and previous is not null
+returning name;
+
+-- name: every_secret
+-- All stored secrets as they are stored.
+select
+    tenant_id,
+    provider,
+    name,
+    current,
+    previous
+from credentials;
+
+-- name: reseal!
+-- Replaces a stored secret by the same, encrypted anew, unless it was changed meanwhile.
+update credentials
+set current = :new_current, previous = :new_previous
+where
+    tenant_id = :tenant_id and provider = :provider and name = :name
+    and current = :current and previous is not distinct from :previous;
+
 -- name: every
 -- All tenants, with how far their logs have come.
 select

@@ -22,6 +22,7 @@ from ottoai.db import Database, open_pool
 from ottoai.domain import tenants
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
+from ottoai.vault import Vault
 from ottoai.web.auth import issue
 
 # A busy machine is no failure: no example is judged by its time.
@@ -30,6 +31,7 @@ settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.
 settings.load_profile("untimed")
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
+SECRET_KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 SIGNING_KEY = "signing-key-of-{}"
 
 
@@ -109,6 +111,7 @@ def make_config(database_url: str, redis_url: str, **settings: str) -> Config:
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "JWT_SECRET": SECRET,
+        "SECRET_KEYS": SECRET_KEY,
         "OPS_USERS": "operator:secret:operator",
     }
     return Config.load({**required, **settings})
@@ -129,7 +132,7 @@ async def demo(db: Database) -> str:
 async def add_tenant(db: Database, name: str, *, company: str, number: str, hours: str = "always") -> str:
     """A tenant with a CallRail company and a signing key of its own (SIGNING_KEY)."""
     given = {"callrail_company": company, "callrail_key": SIGNING_KEY.format(name), "tracking_number": number}
-    await tenants.add(db.system(), name, name.title(), "America/New_York", hours, given)
+    await tenants.add(db.system(), Vault((SECRET_KEY,)), name, name.title(), "America/New_York", hours, given)
     return name
 
 

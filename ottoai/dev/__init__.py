@@ -3,6 +3,7 @@
 The only place that makes an environment a development one. Not used anywhere but on a developer's machine.
 """
 
+import base64
 import os
 import secrets
 import shlex
@@ -29,6 +30,7 @@ SHARED = (
     "PORT",
     "DASHBOARD_PORT",
     "JWT_SECRET",
+    "SECRET_KEYS",
     "OPS_USERS",
     "DEV_KEYS",
     "METRICS_TOKEN",
@@ -77,6 +79,8 @@ def _complete(environ: Mapping[str, str], data_dir: Path) -> dict[str, str]:
         "PORT": port,
         "DASHBOARD_PORT": str(int(port) + 1) if port.isdecimal() else "8081",
         "JWT_SECRET": remembered(data_dir, "jwt.secret"),
+        "SECRET_KEYS": remembered(data_dir, "secret.keys", _secret_key),
+        "SPOOL_DIR": str(data_dir / "spool"),
         "OPS_USERS": f"operator:{_ops_password(data_dir)}:operator",
     }
     fixed = {
@@ -91,6 +95,10 @@ def _complete(environ: Mapping[str, str], data_dir: Path) -> dict[str, str]:
 
 def _ops_password(data_dir: Path) -> str:
     return remembered(data_dir, "ops.password", lambda: secrets.token_urlsafe(12))  # short enough to type
+
+
+def _secret_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 def _check(environ: Mapping[str, str]) -> None:

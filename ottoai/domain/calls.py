@@ -35,9 +35,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What a delivery did. `fresh` is false for a repeated one, which does nothing."""
+    """What a delivery did. `fresh` is false for a repeated one, which does nothing; `claimed_by`: the trace in which it
+    was first recorded.
+    """
 
     fresh: bool
+    claimed_by: str
     appended: Appended
     jobs: tuple[outbox.Due, ...]
 
@@ -59,4 +62,4 @@ async def record(
         repair_after=outbox.REPAIR_AFTER,
         **delivery,
     )
-    return Recorded(row["fresh"], Appended.of(row["tenant_id"], row), outbox.staged(row))
+    return Recorded(row["fresh"], row["claimed_by"] or "", Appended.of(row["tenant_id"], row), outbox.staged(row))

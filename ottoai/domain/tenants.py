@@ -9,6 +9,7 @@ import msgspec
 from ottoai.db import Row, Session, queries
 from ottoai.domain import hours as opening
 from ottoai.errors import InvalidInput, NotFound
+from ottoai.vault import Vault
 
 HOOK_BYTES = 18  # 144 random bits: not to be guessed, and 24 characters in a URL
 
@@ -38,21 +39,23 @@ class Tenant(msgspec.Struct, frozen=True):
     keys: tuple[str, ...] = ()
 
 
-def _tenant(row: Row) -> Tenant:
-    keys = tuple(key for key in (row["current_key"], row["previous_key"]) if key)
+def _tenant(vault: Vault, row: Row) -> Tenant:
+    keys = tuple(vault.open(key) for key in (row["current_key"], row["previous_key"]) if key)
     return Tenant(row["id"], row["name"], opening.parse(row["hours"], row["timezone"]), keys)
 
 
-async def routed(system: Session, provider: str, identities: Sequence[str]) -> tuple[Tenant, ...]:
-    """The tenants these identities (`kind:value`) belong to; several when a delivery contradicts itself."""
+async def routed(system: Session, vault: Vault, provider: str, identities: Sequence[str]) -> tuple[Tenant, ...]:
+    """The tenants these identities (`kind:value`) belong to; several when a delivery contradicts itself. Raises
+    StoreUnavailable, also when a key cannot be decrypted.
+    """
     rows = queries().tenants.routed(system, provider=provider, identities=list(identities))
-    return tuple([_tenant(row) async for row in rows])
+    return tuple([_tenant(vault, row) async for row in rows])
 
 
-async def by_id(system: Session, tenant_id: str, provider: str) -> Tenant | None:
+async def by_id(system: Session, vault: Vault, tenant_id: str, provider: str) -> Tenant | None:
     """One tenant with its keys for a provider."""
     row = await queries().tenants.by_id(system, id=tenant_id, provider=provider)
-    return _tenant(row) if row else None
+    return _tenant(vault, row) if row else None
 
 
 async def exists(system: Session, tenant_id: str) -> bool:
@@ -60,7 +63,9 @@ async def exists(system: Session, tenant_id: str) -> bool:
     return await queries().tenants.by_id(system, id=tenant_id, provider="") is not None
 
 
-async def add(system: Session, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]) -> str:
+async def add(
+    system: Session, vault: Vault, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]
+) -> str:
     """Register a tenant with `given` of ROUTES and SECRETS; its hook path. Raises Conflict, InvalidInput."""
     if not _ID.fullmatch(tenant_id):
         raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
@@ -68,21 +73,25 @@ async def add(system: Session, tenant_id: str, name: str, zone: str, hours: str,
         raise InvalidInput("name: must not be empty")
     opening.parse(hours, zone)
     hook = secrets.token_urlsafe(HOOK_BYTES)
-    routes, credentials = _sorted_out(given)
+    routes, credentials = _sorted_out(vault, given)
     routes.append({"provider": "callrail", "kind": "hook", "value": hook})
     rows = {"routes": _json(routes), "credentials": _json(credentials)}
     await queries().tenants.add(system, id=tenant_id, name=name, timezone=zone, hours=hours, **rows)
     return hook
 
 
-async def change(system: Session, tenant_id: str, columns: Mapping[str, str | None], given: Mapping[str, str]) -> None:
-    """Change what is named (name, timezone, hours; ROUTES, SECRETS). Raises NotFound, Conflict, InvalidInput."""
+async def change(
+    system: Session, vault: Vault, tenant_id: str, columns: Mapping[str, str | None], given: Mapping[str, str]
+) -> None:
+    """Change what is named (name, timezone, hours; ROUTES, SECRETS); a secret that is replaced stays valid as the
+    previous one. Raises NotFound, Conflict, InvalidInput.
+    """
     row = await queries().tenants.by_id(system, id=tenant_id, provider="")
     if row is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
     merged = {key: columns.get(key) or row[key] for key in ("name", "timezone", "hours")}
     opening.parse(str(merged["hours"]), str(merged["timezone"]))
-    routes, credentials = _sorted_out(given)
+    routes, credentials = _sorted_out(vault, given)
     await queries().tenants.change(system, id=tenant_id, **merged, routes=_json(routes), credentials=_json(credentials))
 
 
@@ -91,7 +100,32 @@ async def every(system: Session) -> list[Row]:
     return [row async for row in queries().tenants.every(system)]
 
 
-def _sorted_out(given: Mapping[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+async def secrets_of(system: Session, tenant_id: str) -> list[Row]:
+    """Which secrets a tenant has (provider, name, rotated_at, whether a previous one is accepted), never what they are.
+    Raises NotFound.
+    """
+    if not await exists(system, tenant_id):
+        raise NotFound(f"There is no tenant {tenant_id}.")
+    return [row async for row in queries().tenants.secrets_of(system, id=tenant_id)]
+
+
+async def retire(system: Session, tenant_id: str, secret: str) -> None:
+    """Accept the previous one of a secret (of SECRETS) no longer. Raises NotFound when there is none."""
+    provider, name = SECRETS[secret]
+    if not await queries().tenants.retire(system, id=tenant_id, provider=provider, name=name):
+        raise NotFound(f"Tenant {tenant_id} has no previous {secret.replace('_', '-')}.")
+
+
+async def reseal(system: Session, vault: Vault) -> int:
+    """Encrypt every stored secret with the first key; how many there are. Raises StoreUnavailable."""
+    rows = [row async for row in queries().tenants.every_secret(system)]
+    for row in rows:
+        sealed = {name: row[name] and vault.reseal(row[name]) for name in ("current", "previous")}
+        await queries().tenants.reseal(system, **row, **{f"new_{name}": value for name, value in sealed.items()})
+    return len(rows)
+
+
+def _sorted_out(vault: Vault, given: Mapping[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     routes, credentials = [], []
     for name, value in given.items():
         if name in ROUTES:
@@ -102,7 +136,7 @@ def _sorted_out(given: Mapping[str, str]) -> tuple[list[dict[str, str]], list[di
             routes.append({"provider": provider, "kind": kind, "value": number})
         elif name in SECRETS:
             provider, credential = SECRETS[name]
-            credentials.append({"provider": provider, "name": credential, "secret": value})
+            credentials.append({"provider": provider, "name": credential, "secret": vault.seal(value)})
         else:
             raise InvalidInput(f"{name}: not a setting of a tenant")
     return routes, credentials

@@ -14,6 +14,7 @@ from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.sockets import Sockets
 from ottoai.webhooks.receive import Ingest
+from ottoai.webhooks.spool import Spool
 
 CONFIG = web.AppKey("config", Config)
 METRICS = web.AppKey("metrics", Metrics)
@@ -26,6 +27,7 @@ REVOKED = web.AppKey("revoked", Revoked)
 SOCKETS = web.AppKey("sockets", Sockets)
 INGEST = web.AppKey("ingest", Ingest)
 TOKENS = web.AppKey("tokens", Tokens)
+SPOOL: web.AppKey[Spool | None] = web.AppKey("spool")
 GAUGES = web.AppKey("gauges", Gauges)
 HEALTH = web.AppKey("health", Health)
 

@@ -27,6 +27,7 @@ OUTCOMES = {
     "ignored": "ignored",
     "quarantined": "quarantined",
     "unclaimed": "unclaimed",
+    "spooled": "spooled",
 }
 
 
@@ -79,7 +80,7 @@ async def _take(
 
 
 async def _take_report(app: web.Application, raw: Raw) -> Receipt:
-    receipt = await receive(app[keys.INGEST], raw)
+    receipt = await receive(app[keys.INGEST], raw, app[keys.SPOOL])
     _tell(receipt)
     return receipt
 
@@ -131,6 +132,8 @@ def _tell(receipt: Receipt) -> None:
                 )
             case "unclaimed":
                 logger.warning("Webhook of an unknown company kept", extra={**fields, "status": receipt.status})
+            case "spooled":
+                logger.warning("Webhook spooled, the database is away", extra={**fields, "status": receipt.status})
             case "duplicate_ignored":
                 logger.info("Webhook ignored by idempotency key", extra={**fields, "status": receipt.status})
             case "processed":

@@ -6,6 +6,7 @@ Telling (the bus, the queue) follows the commit and may be lost without harm.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,28 @@ from ottoai import trace
 from ottoai.config import Config
 from ottoai.db import Database, Row, Session, queries
 from ottoai.domain import calls, hours, tenants
+from ottoai.domain.calls import Recorded
 from ottoai.domain.events import Appended
 from ottoai.domain.tenants import Tenant
-from ottoai.errors import BadSignature, InvalidInput, StoreUnavailable, TooLarge
+from ottoai.errors import (
+    BadSignature,
+    Conflict,
+    InvalidInput,
+    NoRoom,
+    OttoError,
+    OutcomeUnknown,
+    StoreUnavailable,
+    TooLarge,
+)
+from ottoai.log import bind
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
+from ottoai.vault import Vault
 from ottoai.webhooks import callrail
 from ottoai.webhooks.delivery import Delivery, Provider, Raw
+from ottoai.webhooks.spool import Spool
+
+log = logging.getLogger(__name__)
 
 PROVIDERS: Final[dict[str, Provider]] = {callrail.NAME: callrail}
 DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in development
@@ -35,7 +51,7 @@ UNCLAIMED_BODY: Final = 64 * 1024  # bytes; real ones have some 3 KiB
 ROUTES_KEPT: Final = 5.0  # seconds that a routing answer is reused; a wrong signature asks again at once
 ROUTES_BOUND: Final = 10_000
 
-Status = Literal["processed", "duplicate_ignored", "quarantined", "unclaimed"]
+Status = Literal["processed", "duplicate_ignored", "quarantined", "unclaimed", "spooled"]
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,8 +68,9 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 class Directory:
     """Whose delivery is it? Remembers the answers for a moment, since the same companies call all day."""
 
-    def __init__(self, system: Session) -> None:
+    def __init__(self, system: Session, vault: Vault) -> None:
         self._system = system
+        self._vault = vault
         self._kept: dict[tuple[str, ...], tuple[float, tuple[Tenant, ...]]] = {}
 
     async def find(self, provider: str, identities: Sequence[str], *, fresh: bool = False) -> tuple[Tenant, ...]:
@@ -62,12 +79,16 @@ class Directory:
         until, known = self._kept.get(key, (0.0, ()))
         if known and not fresh and time.monotonic() < until:
             return known
-        found = await tenants.routed(self._system, provider, identities)
+        found = await tenants.routed(self._system, self._vault, provider, identities)
         if found:  # strangers' ids are not kept: anybody can send those
             if len(self._kept) >= ROUTES_BOUND:
                 self._kept.clear()
             self._kept[key] = (time.monotonic() + ROUTES_KEPT, found)
         return found
+
+    def remembered(self, provider: str, identities: Sequence[str]) -> tuple[Tenant, ...]:
+        """The last answer, however old: for when the database does not give a new one."""
+        return self._kept.get((provider, *identities), (0.0, ()))[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +99,30 @@ class Ingest:
     db: Database
     bus: Bus
     waker: Waker
+    vault: Vault
     directory: Directory
 
 
-async def receive(ingest: Ingest, raw: Raw) -> Receipt:
-    """Take one delivery in, once. Raises BadSignature, InvalidInput, StoreUnavailable; when it returns, the delivery
-    is stored.
+async def receive(ingest: Ingest, raw: Raw, spool: Spool | None) -> Receipt:
+    """Take one delivery in, once; while the database is away, keep it in the spool. When this returns, the delivery is
+    stored. Raises BadSignature, InvalidInput, TooLarge, StoreUnavailable (it could not be kept).
     """
     identities = _identities(raw)
+    try:
+        return await take_in(ingest, raw, identities)
+    except StoreUnavailable:
+        if spool is None or not identities:
+            raise
+        provider = PROVIDERS[raw.provider]
+        known = ingest.directory.remembered(raw.provider, identities)
+        if not provider.signed(raw) and not ingest.config.development:
+            raise BadSignature("The delivery is not signed.") from None
+        await spool.put(raw, verified=len(known) == 1 and provider.verify(raw, known[0].keys))
+        return Receipt("spooled", raw.provider, raw.kind, detail="The delivery is kept until the database is back.")
+
+
+async def take_in(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Receipt:
+    """Take one delivery into the database. Raises what `receive` does."""
     tenant = await _claimed(ingest, raw, identities)
     if tenant is None:
         return await _keep_unclaimed(ingest.db.system(), raw, identities)
@@ -93,7 +130,15 @@ async def receive(ingest: Ingest, raw: Raw) -> Receipt:
         delivery = PROVIDERS[raw.provider].parse(raw)
     except InvalidInput as error:
         return await _quarantine(ingest, tenant, raw, error.detail)
-    return await _record(ingest, tenant, raw, delivery)
+    try:
+        return await _record(ingest, tenant, raw, delivery)
+    except (InvalidInput, Conflict) as error:
+        return await _quarantine(ingest, tenant, raw, error.detail)
+    except OttoError:
+        raise
+    except Exception as error:  # the edge of a delivery: its sender does not send it again, so it must be kept
+        log.exception("Webhook could not be processed", extra={"provider": raw.provider, "kind": raw.kind})
+        return await _quarantine(ingest, tenant, raw, f"internal error: {type(error).__name__}")
 
 
 def _identities(raw: Raw) -> tuple[str, ...]:
@@ -118,7 +163,7 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
     demos = [tenant.id == DEMO for tenant in found] if identities else [True]
     if ingest.config.development and not provider.signed(raw) and demos and all(demos):
         raw.json_object()
-        return await tenants.by_id(ingest.db.system(), DEMO, raw.provider)
+        return await tenants.by_id(ingest.db.system(), ingest.vault, DEMO, raw.provider)
     if len(found) > 1:
         raise BadSignature("The delivery names more than one company.")
     if found:
@@ -133,19 +178,41 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
 
 
 async def _record(ingest: Ingest, tenant: Tenant, raw: Raw, delivery: Delivery) -> Receipt:
+    session = ingest.db.one(tenant.id)
+    try:
+        recorded, again = await record(session, tenant, raw, delivery), False
+    except OutcomeUnknown:
+        # Whether that was committed nobody knows. Doing it again does nothing if it was, and says who did it.
+        recorded, again = await record(session, tenant, raw, delivery), True
+    ingest.bus.publish(recorded.appended)
+    ingest.waker.wake(recorded.jobs)
+    ours = recorded.fresh or (again and recorded.claimed_by == trace.trace_id())
+    status: Status = "processed" if ours else "duplicate_ignored"
+    return Receipt(status, raw.provider, raw.kind, delivery.external_id, tenant.id)
+
+
+async def record(session: Session, tenant: Tenant, raw: Raw, delivery: Delivery) -> Recorded:
+    """Commit what a delivery says. Raises StoreUnavailable, InvalidInput, Conflict."""
     facts = delivery.report.facts
-    recorded = await calls.record(
-        ingest.db.one(tenant.id),
+    return await calls.record(
+        session,
         delivery.report,
         hours.first_text_at(raw.received_at, tenant.hours, facts.customer_phone),
         raw.received_at,
         variant=delivery.variant,
         **_as_columns(raw),
     )
-    ingest.bus.publish(recorded.appended)
-    ingest.waker.wake(recorded.jobs)
-    status: Status = "processed" if recorded.fresh else "duplicate_ignored"
-    return Receipt(status, raw.provider, raw.kind, delivery.external_id, tenant.id)
+
+
+async def from_spool(ingest: Ingest, raw: Raw) -> None:
+    """Take in what waited for the database. Raises StoreUnavailable."""
+    fields = {"provider": raw.provider, "kind": raw.kind}
+    with trace.span("spooled webhook"), bind(trace_id=trace.trace_id()):
+        try:
+            receipt = await take_in(ingest, raw, _identities(raw))
+            log.info("Spooled webhook taken in", extra={**fields, "status": receipt.status})
+        except (BadSignature, InvalidInput, TooLarge, NoRoom) as error:
+            log.warning("Spooled webhook rejected", extra={**fields, "detail": error.detail})
 
 
 async def _quarantine(ingest: Ingest, tenant: Tenant, raw: Raw, error: str) -> Receipt:
@@ -173,7 +240,7 @@ async def _keep_unclaimed(system: Session, raw: Raw, identities: tuple[str, ...]
         bound=UNCLAIMED_BOUND,
     )
     if kept is None:
-        raise StoreUnavailable("No company has been added for this delivery, and too many such are waiting.")
+        raise NoRoom("No company has been added for this delivery, and too many such are waiting.")
     return Receipt(
         "unclaimed", raw.provider, raw.kind, detail="Nobody has added this company yet; the delivery is kept."
     )
@@ -185,7 +252,8 @@ async def replay_unclaimed(ingest: Ingest, tenant_id: str) -> dict[str, int]:
     system = ingest.db.system()
     for row in [row async for row in queries().deliveries.unclaimed_of(system, tenant=tenant_id)]:
         try:
-            status: str = (await receive(ingest, _as_raw(row))).status
+            raw = as_raw(row)
+            status: str = (await take_in(ingest, raw, _identities(raw))).status
         except (BadSignature, InvalidInput) as error:
             status = error.type
         if status != "unclaimed":
@@ -205,7 +273,8 @@ def _as_columns(raw: Raw) -> dict[str, object]:
     }
 
 
-def _as_raw(row: Row) -> Raw:
+def as_raw(row: Row) -> Raw:
+    """A delivery as it was kept."""
     return Raw(
         provider=row["provider"],
         kind=row["kind"],

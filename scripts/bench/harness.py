@@ -21,10 +21,12 @@ from ottoai.domain import events, tenants
 from ottoai.embedded.folder import port_is_free
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
+from ottoai.vault import Vault
 from ottoai.web.auth import issue
 from scripts.bench.cores import api_cores, child, every_core, load_cores, on_cores
 
 KEY = "bench-signing-key"
+SECRET_KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 READY_WITHIN = 20.0
 
 
@@ -73,6 +75,7 @@ async def stage(
             "ENVIRONMENT": "staging",
             "DATABASE_URL": servers.database_url,
             "REDIS_URL": servers.redis_url,
+            "SECRET_KEYS": SECRET_KEY,
             "JWT_SECRET": "only-for-this-benchmark-" + "x" * 32,
             "DEV_KEYS": "bench:bench",
             "LOG_LEVEL": "ERROR",  # that worker and beat are missing is known
@@ -96,7 +99,9 @@ async def _add_tenants(config: Config, count: int) -> None:
     async with open_pool(config, Metrics("bench")) as db:
         for n in range(count):
             given = {"callrail_company": str(1000 + n), "callrail_key": KEY}
-            await tenants.add(db.system(), f"bench-{n}", f"Bench {n}", "America/New_York", "always", given)
+            await tenants.add(
+                db.system(), Vault(config.secret_keys), f"bench-{n}", f"Bench {n}", "America/New_York", "always", given
+            )
 
 
 async def heads(config: Config, count: int) -> dict[str, int]:

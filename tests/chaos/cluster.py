@@ -26,9 +26,10 @@ from ottoai.domain import tenants
 from ottoai.embedded.folder import PORTS, port_is_free
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
+from ottoai.vault import Vault
 from ottoai.web.auth import issue
 from tests.chaos.links import HOST, Proxy
-from tests.conftest import SECRET, SIGNING_KEY, of_tenant
+from tests.conftest import SECRET, SECRET_KEY, SIGNING_KEY, of_tenant
 
 ROOT = Path(__file__).parents[2]
 APIS = 3
@@ -105,7 +106,9 @@ class Cluster:
         async with open_pool(self.config, Metrics("chaos")) as db:
             for number, name in enumerate(names):
                 given = {"callrail_company": str(1000 + number), "callrail_key": SIGNING_KEY.format(name)}
-                await tenants.add(db.system(), name, name.title(), "America/New_York", "always", given)
+                await tenants.add(
+                    db.system(), Vault((SECRET_KEY,)), name, name.title(), "America/New_York", "always", given
+                )
         self._http = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(3), connector=aiohttp.TCPConnector(force_close=True)
         )
@@ -123,6 +126,7 @@ class Cluster:
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "JWT_SECRET": SECRET,
+            "SECRET_KEYS": SECRET_KEY,
             "DEV_KEYS": f"chaos:{DEV_KEY}",
             "LOG_LEVEL": "WARNING",
             "PYTHONUNBUFFERED": "1",

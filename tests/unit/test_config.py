@@ -10,6 +10,7 @@ GOOD = {
     "DATABASE_URL": "postgresql://u:hidden@h/d",
     "REDIS_URL": "redis://:hidden@h",
     "JWT_SECRET": "hidden-" + "x" * 32,
+    "SECRET_KEYS": "aGlkZGVuaGlkZGVuaGlkZGVuaGlkZGVuaGlkZGVuaGk=",
 }
 
 
