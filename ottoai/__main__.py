@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from ottoai import __version__, commands, dev, embedded
+from ottoai import __version__, commands, dev, embedded, operate
 from ottoai.config import Config
 from ottoai.domain import tenants
 from ottoai.errors import OttoError
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     rekey = sub.add_parser("rekey", help="encrypt tenants' secrets with the first of SECRET_KEYS")
     rekey.set_defaults(do=commands.rekey)
     _tenant(sub.add_parser("tenant", help="add, list and change tenants"))
+    operate.arguments(sub.add_parser("quarantine", help="deliveries that could not be used: list, show, replay"))
     _token(sub.add_parser("token", help="issue or inspect a token"))
     send = sub.add_parser("send-webhook", help="sign and send a sample webhook")
     send.add_argument("kind", nargs="?", default="call-complete", choices=commands.SAMPLE_KINDS)

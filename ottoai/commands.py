@@ -4,7 +4,8 @@ import asyncio
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -100,7 +101,7 @@ def tenant_add(config: Config, args: Namespace) -> int:
             if await tenants.exists(db.system(), args.id):
                 raise Conflict(f"Tenant {args.id} is there already; change it with `tenant set`.") from error
             raise Conflict("Another tenant has one of these ids or numbers.") from error
-        return hook, await _replay(config, db, args.id)
+        return hook, await _replay(config, args.id)
 
     hook, replayed = _with_database(config, add)
     say(f"added tenant {args.id}")
@@ -110,10 +111,21 @@ def tenant_add(config: Config, args: Namespace) -> int:
     return 0
 
 
-async def _replay(config: Config, db: Database, tenant_id: str) -> dict[str, int]:
-    async with open_redis(config) as client, open_bus(client, listen=False) as bus, open_waker(config) as waker:
-        vault = Vault(config.secret_keys)
-        ingest = Ingest(config, db, bus, waker, vault, Directory(db.system(), vault))
+@asynccontextmanager
+async def ingesting(config: Config) -> AsyncIterator[Ingest]:
+    """What taking deliveries in needs, outside of the API."""
+    vault = Vault(config.secret_keys)
+    async with (
+        open_pool(config, Metrics(__version__)) as db,
+        open_redis(config) as client,
+        open_bus(client, listen=False) as bus,
+        open_waker(config) as waker,
+    ):
+        yield Ingest(config, db, bus, waker, vault, Directory(db.system(), vault))
+
+
+async def _replay(config: Config, tenant_id: str) -> dict[str, int]:
+    async with ingesting(config) as ingest:
         return await replay_unclaimed(ingest, tenant_id)
 
 
@@ -126,7 +138,7 @@ def tenant_set(config: Config, args: Namespace) -> int:
 
     async def change(db: Database) -> dict[str, int]:
         await tenants.change(db.system(), Vault(config.secret_keys), args.id, columns, given)
-        return await _replay(config, db, args.id)
+        return await _replay(config, args.id)
 
     replayed = _with_database(config, change)
     say(f"changed tenant {args.id}")

@@ -58,3 +58,68 @@ order by u.id;
 -- name: release_unclaimed!
 -- Forgets a kept delivery once it has been dealt with.
 delete from unclaimed_deliveries where id = :id;
+
+-- name: quarantined
+-- A page of quarantined deliveries, oldest first; the cursor is the last row's (received_at, id).
+select
+    k.id,
+    k.tenant_id,
+    k.provider,
+    k.kind,
+    k.trace_id,
+    p.error,
+    k.created_at as received_at
+from idempotency_keys as k
+left join payloads as p on k.id = p.idempotency_key_id
+where
+    k.outcome = 'quarantined'
+    and (:tenant::text is null or k.tenant_id = :tenant)
+    and (:provider::text is null or k.provider = :provider)
+    and (:kind::text is null or k.kind = :kind)
+    and (:since::timestamptz is null or k.created_at >= :since)
+    and (:until::timestamptz is null or k.created_at < :until)
+    and (:after_at::timestamptz is null or (k.created_at, k.id) > (:after_at, :after_id::uuid))
+order by k.created_at, k.id
+limit :page_size;
+
+-- name: one_quarantined^
+-- A delivery that is or was quarantined, with its payload.
+select
+    k.id,
+    k.tenant_id,
+    k.provider,
+    k.kind,
+    k.trace_id,
+    k.outcome,
+    p.error,
+    p.headers,
+    p.body,
+    k.created_at as received_at
+from idempotency_keys as k
+left join payloads as p on k.id = p.idempotency_key_id
+where k.id = :id::uuid and k.outcome in ('quarantined', 'replayed');
+
+-- name: hold_quarantined^
+-- A quarantined delivery with its payload, held until the transaction ends; null when it is not quarantined any more.
+select
+    k.provider,
+    k.kind,
+    p.headers,
+    p.body,
+    coalesce(p.received_at, k.created_at) as received_at
+from idempotency_keys as k
+left join payloads as p on k.id = p.idempotency_key_id
+where k.tenant_id = :tenant_id and k.id = :id::uuid and k.outcome = 'quarantined'
+for update of k;
+
+-- name: end_quarantine!
+-- A delivery has had its effect.
+update idempotency_keys set outcome = 'replayed' where tenant_id = :tenant_id and id = :id::uuid;
+
+-- name: keep_error!
+-- Why a delivery stays quarantined.
+update payloads set error = :error where tenant_id = :tenant_id and idempotency_key_id = :id::uuid;
+
+-- name: count_quarantined$
+-- How many deliveries are quarantined, over all tenants, up to a bound.
+select count(*) from (select from idempotency_keys where outcome = 'quarantined' limit :bound) as some;
