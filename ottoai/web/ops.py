@@ -5,6 +5,7 @@ import base64
 import hmac
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp_jinja2
 from aiohttp import web
@@ -13,11 +14,12 @@ from redis.exceptions import RedisError
 from ottoai import __version__, tally
 from ottoai.config import Config, OpsUser
 from ottoai.domain import outbox
-from ottoai.errors import NotFound, StoreUnavailable
+from ottoai.errors import Forbidden, NotFound, StoreUnavailable
 from ottoai.web import keys
+from ottoai.webhooks import quarantine
 
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -28,8 +30,8 @@ LIMIT: Final = 1.0  # seconds for each store; the page says what did not answer
 
 async def page(request: web.Request) -> web.Response:
     """The status page."""
-    if not _admitted(request):
-        return web.Response(status=401, text="Sign in as one of OPS_USERS.\n", headers={**HEADERS, **CHALLENGE})
+    if admitted(request) is None:
+        return challenge()
     response = aiohttp_jinja2.render_template("ops.html", request, await _state(request))
     response.headers.update(HEADERS)
     return response
@@ -53,6 +55,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
         "depths": await app[keys.GAUGES].depths(),
         "backlog": backlog,
         "connections": len(app[keys.HUB].connections),
+        "quarantined": await _quarantined(request),
     }
 
 
@@ -72,19 +75,44 @@ async def _backlog(request: web.Request) -> tuple[int, float] | None:
         return None
 
 
-def _admitted(request: web.Request) -> bool:
-    """Whether the caller is one of OPS_USERS. Without any, the page is for development only."""
+async def _quarantined(request: web.Request) -> int | None:
+    try:
+        async with asyncio.timeout(LIMIT):
+            return await quarantine.count(request.app[keys.DB].system())
+    except (StoreUnavailable, TimeoutError):
+        return None
+
+
+def challenge() -> web.Response:
+    """The answer to who did not sign in."""
+    return web.Response(status=401, text="Sign in as one of OPS_USERS.\n", headers={**HEADERS, **CHALLENGE})
+
+
+def refuse_foreign_page(request: web.Request) -> None:
+    """A browser sends its user's password along with what another site's page makes it post. Raises Forbidden."""
+    origin = request.headers.get("Origin")
+    if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or (
+        origin is not None and urlsplit(origin).netloc != request.host
+    ):
+        raise Forbidden("This was sent by another site's page.")
+
+
+def admitted(request: web.Request) -> OpsUser | None:
+    """Which of OPS_USERS the caller is. Without any, the pages are for development only, and everybody an operator.
+    Raises NotFound.
+    """
     config: Config = request.app[keys.CONFIG]
     if not config.ops_users:
         if not config.development:
             raise NotFound("There is nothing at this address.")
-        return True
+        return OpsUser("developer", "", "operator")
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     try:
         name, _, password = base64.b64decode(given, validate=True).decode().partition(":")
     except ValueError:
-        return False
-    return scheme.lower() == "basic" and any([_is(user, name, password) for user in config.ops_users])  # noqa: C419
+        return None
+    found = [user for user in config.ops_users if _is(user, name, password)]  # all are compared, found or not
+    return found[0] if found and scheme.lower() == "basic" else None
 
 
 def _is(user: OpsUser, name: str, password: str) -> bool:

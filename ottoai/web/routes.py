@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
-from ottoai.web import asyncapi, emit, internal, ops, problem, stream, webhooks, ws
+from ottoai.web import asyncapi, emit, internal, ops, problem, quarantine, stream, webhooks, ws
 from ottoai.web.api import calls, events, leads, missed_calls
 from ottoai.webhooks import callrail
 
@@ -36,6 +36,8 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
     ("POST", "/clerk/webhook", webhooks.clerk_event),
     ("GET", "/ops", ops.page),
+    ("GET", "/ops/quarantine", quarantine.page),
+    ("POST", "/ops/quarantine/replay", quarantine.replay),
     ("GET", "/docs/problems/{type}", problem.explain),
     ("GET", "/asyncapi.json", asyncapi.describe),
     ("GET", "/static/{name:[a-z]{1,20}[.](css|js)}", static),

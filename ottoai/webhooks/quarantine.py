@@ -12,6 +12,7 @@ from ottoai.errors import Conflict, InvalidInput, NotFound
 from ottoai.webhooks.receive import PROVIDERS, Ingest, as_raw, record
 
 PAGE = 100
+MANY = 1000
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +64,12 @@ async def find(
         page_size=limit,
     )
     return [_quarantined(row) async for row in rows]
+
+
+async def count(system: Session) -> int:
+    """How many are quarantined; MANY stands for more. Raises StoreUnavailable."""
+    counted: int = await queries().deliveries.count_quarantined(system, bound=MANY)
+    return counted
 
 
 async def every(system: Session, which: Filter) -> AsyncIterator[Quarantined]:
