@@ -1,0 +1,151 @@
+"""Deliveries that were genuine and could not be used: kept with their cause, and tried again once, by command and page."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from ottoai.__main__ import main
+from ottoai.commands import ingesting
+from ottoai.domain import calls
+from ottoai.errors import OutcomeUnknown
+from ottoai.webhooks import quarantine, receive
+from tests.conftest import execute, of_tenant
+from tests.helpers import deliver, report
+from tests.integration.test_webhooks import log_of
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """A fault of ours with one caller's name, until it is mended."""
+    record = calls.record
+
+    async def broken(tx, report, *args, **kwargs):
+        if report.facts.customer_name == "Poison":
+            raise KeyError("a fault of ours")
+        return await record(tx, report, *args, **kwargs)
+
+    monkeypatch.setattr(calls, "record", broken)
+    return lambda: monkeypatch.setattr(calls, "record", record)
+
+
+@pytest.fixture
+def command(config, monkeypatch, capsys):
+    """Run a command of `python -m ottoai`; (exit code, its output)."""
+    names = {"DATABASE_URL": config.database_url, "REDIS_URL": config.redis_url, "JWT_SECRET": config.jwt_secret,
+             "SECRET_KEYS": ",".join(config.secret_keys), "ENVIRONMENT": "staging"}  # fmt: skip
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+
+    async def run(*words: str) -> tuple[int, str]:
+        code = await asyncio.to_thread(main, list(words))
+        return code, capsys.readouterr().out
+
+    return run
+
+
+async def quarantined(base: str, count: int = 1) -> None:
+    for number in range(count):
+        body = report("call-complete", 7000 + number, customer_name="Poison")
+        status, answer = await deliver(base, "call-complete", body)
+        assert (status, answer["status"]) == (200, "quarantined")
+
+
+async def test_a_fault_of_ours_loses_nothing(base, database_url, poisoned):
+    await quarantined(base)
+    assert [event for _, event in log_of(database_url)] == ["system.webhook.quarantined"]
+    assert of_tenant(database_url, "select error from payloads") == [("internal error: KeyError",)]
+    again = await deliver(base, "call-complete", report("call-complete", 7000, customer_name="Poison"))
+    assert again[0] == 200
+
+
+async def test_it_is_tried_again_once(base, database_url, poisoned, config):
+    await quarantined(base)
+    ((key_id,),) = of_tenant(database_url, "select id::text from idempotency_keys where outcome = 'quarantined'")
+    async with ingesting(config) as ingest:
+        poisoned()
+        done = await asyncio.gather(*(quarantine.replay(ingest, key_id) for _ in range(5)))
+    assert sorted(each.status for each in done) == ["processed"] + ["replayed_before"] * 4
+    assert {each.before for each in done} == {"internal error: KeyError"}
+    (first,) = (each for each in done if each.status == "processed")
+    assert first.external_id == "7000"
+    assert "telephony.call.missed" in first.events
+    assert of_tenant(database_url, "select external_id, missed from calls") == [("7000", True)]
+    assert of_tenant(database_url, "select count(*) from outbox") == [(1,)]
+
+
+async def test_what_is_still_unusable_stays(base, database_url, config):
+    await deliver(base, "call-complete", {**report("call-complete", 7001), "duration": "long"})
+    ((key_id,),) = of_tenant(database_url, "select id::text from idempotency_keys where outcome = 'quarantined'")
+    async with ingesting(config) as ingest:
+        for _ in range(2):
+            done = await quarantine.replay(ingest, key_id)
+            assert done.status == "quarantined"
+            assert "duration" in (done.detail or "")
+
+
+async def test_commands_list_show_and_replay(base, poisoned, command, database_url):
+    await quarantined(base, 3)
+    await deliver(base, "pre-call", {**report("pre-call", 7009), "answered": "perhaps"})
+    code, out = await command("quarantine", "list")
+    assert (code, len(out.splitlines())) == (0, 4)
+    assert "demo\tcallrail call-complete\tinternal error: KeyError" in out
+    code, out = await command("quarantine", "list", "--kind", "pre-call", "--tenant", "demo", "--since", "2020-01-01")
+    assert len(out.splitlines()) == 1
+    key_id = out.split("\t")[0]
+    code, out = await command("quarantine", "show", key_id)
+    assert '"perhaps"' in out
+    poisoned()
+    assert (await command("quarantine", "replay"))[0] == 1
+    code, out = await command("quarantine", "replay", "--kind", "call-complete", "--dry-run")
+    assert (code, len(out.splitlines())) == (0, 3)
+    code, out = await command("quarantine", "replay", "--kind", "call-complete")
+    assert (code, out.splitlines()[-1]) == (0, "3 processed")
+    assert "before: quarantined, internal error: KeyError\tafter: processed, call 7000, telephony.call.received" in out
+    code, out = await command("quarantine", "replay", "--all")
+    assert (code, out.splitlines()[-1]) == (1, "1 quarantined")
+    assert of_tenant(database_url, "select count(*) from calls") == [(3,)]
+
+
+async def test_the_page_shows_and_replays(base, poisoned, database_url):
+    await quarantined(base, 2)
+    auth = aiohttp.BasicAuth("operator", "secret")
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{base}/ops/quarantine") as response:
+            assert response.status == 401
+        async with session.get(f"{base}/ops/quarantine", auth=auth) as response:
+            text = await response.text()
+            assert "2 quarantined" in text
+            assert "internal error: KeyError" in text
+        key_id = execute(database_url, "select id::text from idempotency_keys order by created_at")[0][0]
+        foreign = {"Origin": "https://evil.example"}
+        async with session.post(f"{base}/ops/quarantine/replay", auth=auth, data={"id": key_id}, headers=foreign) as r:
+            assert r.status == 403
+        poisoned()
+        async with session.post(f"{base}/ops/quarantine/replay", auth=auth, data={"id": key_id}) as response:
+            text = await response.text()
+            assert "1 quarantined" in text
+            assert "telephony.call.missed" in text
+        async with session.post(f"{base}/ops/quarantine/replay", auth=auth, data={"all": "1"}) as response:
+            assert "Nothing is quarantined" in await response.text()
+    assert of_tenant(database_url, "select count(*) from calls") == [(2,)]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_an_unknown_commit_is_looked_up_and_answered_truthfully(base, database_url, monkeypatch, committed):
+    record, asked = calls.record, []
+
+    async def lost(tx, report, *args, **kwargs):
+        asked.append(report)
+        if len(asked) == 1:
+            if committed:
+                await record(tx, report, *args, **kwargs)
+            raise OutcomeUnknown
+        return await record(tx, report, *args, **kwargs)
+
+    monkeypatch.setattr(receive.calls, "record", lost)
+    body = report("call-complete", 7001)
+    assert (await deliver(base, "call-complete", body))[1]["status"] == "processed"
+    assert len(asked) == 2
+    assert (await deliver(base, "call-complete", body))[1]["status"] == "duplicate_ignored"
+    assert of_tenant(database_url, "select count(*) from calls") == [(1,)]
