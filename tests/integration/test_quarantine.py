@@ -1,4 +1,4 @@
-"""Deliveries that were genuine and could not be used: kept with their cause, and tried again once, by command and page."""
+"""Genuine deliveries that could not be used: kept with their cause, and tried again once, by command and by page."""
 
 import asyncio
 

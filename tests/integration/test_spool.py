@@ -1,4 +1,4 @@
-"""PostgreSQL away: no delivery is lost, none is answered 200 that is not on the disk, and all are taken in afterwards."""
+"""PostgreSQL away: no delivery is lost, none answered 200 that is not on the disk, and all are taken in afterwards."""
 
 import asyncio
 import os
