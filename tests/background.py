@@ -126,6 +126,7 @@ def process(command: str, config: Config, **settings: str) -> Iterator[subproces
         "DATABASE_URL": config.database_url,
         "REDIS_URL": config.redis_url,
         "JWT_SECRET": config.jwt_secret,
+        "SECRET_KEYS": ",".join(config.secret_keys),
         **settings,
     }
     started = subprocess.Popen(

@@ -55,7 +55,7 @@ def test_config_masks_secrets(product):
     shown = dict(line.split("=", 1) for line in done.stdout.splitlines())
     assert shown["ENVIRONMENT"] == "development"
     assert shown["PORT"] == product.settings["PORT"]
-    for name in ("DATABASE_URL", "REDIS_URL", "JWT_SECRET", "OPS_USERS"):
+    for name in ("DATABASE_URL", "REDIS_URL", "JWT_SECRET", "SECRET_KEYS", "OPS_USERS"):
         assert shown[name] == "********"
     config = product.config
     assert all(secret not in done.stdout for secret in (config.jwt_secret, config.ops_users[0].password))

@@ -18,7 +18,7 @@ import redis
 from ottoai import embedded, samples
 from ottoai.config import Config
 from ottoai.web.auth import issue
-from tests.conftest import SECRET, of_tenant
+from tests.conftest import SECRET, SECRET_KEY, of_tenant
 from tests.e2e.conftest import (
     ROOT,
     SIGNING_KEY,
@@ -113,7 +113,13 @@ async def test_redis_flushed_and_stalled_under_traffic(product, token):
 async def test_redis_flushed_stopped_and_started_under_traffic(database_url, tmp_path):
     with ExitStack() as stack:
         store = stack.enter_context(embedded.redis(tmp_path))
-        settings = {"ENVIRONMENT": "test", "DATABASE_URL": database_url, "REDIS_URL": store.url, "JWT_SECRET": SECRET}
+        settings = {
+            "ENVIRONMENT": "test",
+            "DATABASE_URL": database_url,
+            "REDIS_URL": store.url,
+            "JWT_SECRET": SECRET,
+            "SECRET_KEYS": SECRET_KEY,
+        }
         environ = TOOLS | settings | {"PYTHONUNBUFFERED": "1"}
         add_demo(environ)
         output = tmp_path / "output"

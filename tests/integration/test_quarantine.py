@@ -109,24 +109,24 @@ async def test_commands_list_show_and_replay(base, poisoned, command, database_u
 
 async def test_the_page_shows_and_replays(base, poisoned, database_url):
     await quarantined(base, 2)
-    auth = aiohttp.BasicAuth("operator", "secret")
+    auth = {"Authorization": aiohttp.encode_basic_auth("operator", "secret")}
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{base}/ops/quarantine") as response:
             assert response.status == 401
-        async with session.get(f"{base}/ops/quarantine", auth=auth) as response:
+        async with session.get(f"{base}/ops/quarantine", headers=auth) as response:
             text = await response.text()
             assert "2 quarantined" in text
             assert "internal error: KeyError" in text
         key_id = execute(database_url, "select id::text from idempotency_keys order by created_at")[0][0]
         foreign = {"Origin": "https://evil.example"}
-        async with session.post(f"{base}/ops/quarantine/replay", auth=auth, data={"id": key_id}, headers=foreign) as r:
+        async with session.post(f"{base}/ops/quarantine/replay", data={"id": key_id}, headers={**auth, **foreign}) as r:
             assert r.status == 403
         poisoned()
-        async with session.post(f"{base}/ops/quarantine/replay", auth=auth, data={"id": key_id}) as response:
+        async with session.post(f"{base}/ops/quarantine/replay", headers=auth, data={"id": key_id}) as response:
             text = await response.text()
             assert "1 quarantined" in text
             assert "telephony.call.missed" in text
-        async with session.post(f"{base}/ops/quarantine/replay", auth=auth, data={"all": "1"}) as response:
+        async with session.post(f"{base}/ops/quarantine/replay", headers=auth, data={"all": "1"}) as response:
             assert "Nothing is quarantined" in await response.text()
     assert of_tenant(database_url, "select count(*) from calls") == [(2,)]
 

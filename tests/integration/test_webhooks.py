@@ -164,10 +164,8 @@ async def test_well_signed_but_unusable_is_quarantined_once(base, database_url, 
 
 
 async def test_unknown_company_is_kept_and_replayed_when_added(base, db, config, database_url):
-    from ottoai.queue import open_waker
-    from ottoai.realtime.bus import open_bus
-    from ottoai.redis_pool import open_redis
-    from ottoai.webhooks.receive import Directory, Ingest, replay_unclaimed
+    from ottoai.commands import ingesting
+    from ottoai.webhooks.receive import replay_unclaimed
     from tests.conftest import add_tenant
 
     body = report("call-complete", 7014, company_id=42, company_resource_id=None, tracking_phone_number=None)
@@ -182,8 +180,8 @@ async def test_unknown_company_is_kept_and_replayed_when_added(base, db, config,
     )
     assert (await deliver(base, "call-complete", {**body, "id": 7015}, key="forged"))[0] == 202
     await add_tenant(db, "late", company="42", number="+12125550177")
-    async with open_redis(config) as client, open_bus(client, listen=False) as bus, open_waker(config) as waker:
-        tally = await replay_unclaimed(Ingest(config, db, bus, waker, Directory(db.system())), "late")
+    async with ingesting(config) as ingest:
+        tally = await replay_unclaimed(ingest, "late")
     assert tally == {"processed": 1, "bad-signature": 1}
     assert of_tenant(database_url, "select external_id from calls", tenant="late") == [("7014",)]
     assert execute(database_url, "select count(*) from unclaimed_deliveries") == [(0,)]

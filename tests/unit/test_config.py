@@ -21,13 +21,22 @@ def test_all_problems_are_named_together():
                 "ENVIRONMENT": "prod",
                 "DATABASE_URL": "mysql://x",
                 "JWT_SECRET": "short",
+                "SECRET_KEYS": "short",
                 "PORT": "99999",
                 "OTEL_TRACES_SAMPLER_ARG": "2",
             }
         )
-    for name in ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "JWT_SECRET", "PORT", "OTEL_TRACES_SAMPLER_ARG"):
+    for name in (
+        "ENVIRONMENT",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "JWT_SECRET",
+        "SECRET_KEYS",
+        "PORT",
+        "OTEL_TRACES_SAMPLER_ARG",
+    ):
         assert name in str(refused.value)
-    assert len(refused.value.problems) == 6
+    assert len(refused.value.problems) == 7
 
 
 def test_secrets_are_masked():

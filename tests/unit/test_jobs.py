@@ -72,7 +72,7 @@ def test_queues_are_named_in_the_order_of_their_urgency():
 
 
 def test_a_bad_configuration_ends_with_its_message(monkeypatch, capsys, tmp_path):
-    for name in ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "JWT_SECRET"):
+    for name in ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "JWT_SECRET", "SECRET_KEYS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     assert commands.main(["worker"]) == 2

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ottoai import log
 from ottoai.config import Config
+from tests.conftest import SECRET_KEY
 
 CONFIG = Config.load(
     {
@@ -23,6 +24,7 @@ CONFIG = Config.load(
         "DATABASE_URL": "postgresql://localhost/x",
         "REDIS_URL": "redis://localhost",
         "JWT_SECRET": "x" * 32,
+        "SECRET_KEYS": SECRET_KEY,
     }
 )
 OWN = {"timestamp", "level", "logger", "message", "service"}

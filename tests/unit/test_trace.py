@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from ottoai import trace
 from ottoai.config import Config
+from tests.conftest import SECRET_KEY
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -27,6 +28,7 @@ def config(endpoint: str = "", ratio: str = "1") -> Config:
             "DATABASE_URL": "postgresql://localhost/x",
             "REDIS_URL": "redis://localhost",
             "JWT_SECRET": "x" * 32,
+            "SECRET_KEYS": SECRET_KEY,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_TRACES_SAMPLER_ARG": ratio,
         }
