@@ -81,7 +81,7 @@ class Fleet:
             self.begin(place)
         async with asyncio.timeout(READY_WITHIN):
             for place in self.places:
-                while place.name.startswith("api") and port_is_free(place.port):
+                while place.name.startswith("api") and port_is_free(place.port):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
     def environ(self, database_url: str, redis_url: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Everything fails while deliveries come, repeated, out of order and poisoned: each that was answered 200 has exactly one
+"""Everything fails while deliveries come, repeated, out of order and poisoned: each that was answered 200 has one
 effect or one quarantine entry, no log has a gap, and every caller got one text.
 
 The short form is part of all tests. `make chaos` is the long one: 10,000 deliveries. CHAOS_SEED repeats the plan.
