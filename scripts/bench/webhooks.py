@@ -9,6 +9,7 @@ import msgspec
 
 from ottoai import samples
 from ottoai.webhooks import callrail
+from scripts.bench import pgbench
 from scripts.bench.harness import KEY, stage
 from scripts.bench.measure import Result, cpu_seconds, median, percentile
 
@@ -33,6 +34,7 @@ async def run() -> Result:
         cpu = cpu_seconds(on.api)
         sent = await send(on.base, PER_SECOND, SECONDS)
         cpu = cpu_seconds(on.api) - cpu
+        peer = await pgbench.transactions(on.config.database_url, TENANTS)
     p99 = percentile(sent.latencies, 0.99)
     rate = sent.statuses.get(200, 0) / sent.took
     return Result(
@@ -40,7 +42,7 @@ async def run() -> Result:
         "600/s, p99 <= 50 ms",
         f"{rate:.0f}/s, p50 {median(sent.latencies) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, statuses {sent.statuses}",
         rate >= PER_SECOND * 0.98 and p99 <= GOAL and set(sent.statuses) == {200},
-        {"api_cpu": cpu / sent.took, "cpu_ms_each": cpu / len(sent.latencies) * 1000},
+        {"api_cpu": cpu / sent.took, "cpu_ms_each": cpu / len(sent.latencies) * 1000, **peer},
     )
 
 
