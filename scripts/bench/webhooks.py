@@ -58,7 +58,7 @@ async def send(base: str, rate: int, seconds: int) -> Sent:
                 sent.statuses[response.status] = sent.statuses.get(response.status, 0) + 1
             sent.latencies.append(time.monotonic() - due)
 
-        ready = [_signed(n) for n in range(rate * seconds)]
+        ready = [signed(n) for n in range(rate * seconds)]
         tasks = []
         started = time.monotonic()
         for n, (external_id, body, signature) in enumerate(ready):
@@ -71,7 +71,8 @@ async def send(base: str, rate: int, seconds: int) -> Sent:
     return sent
 
 
-def _signed(n: int) -> tuple[str, bytes, str]:
+def signed(n: int) -> tuple[str, bytes, str]:
+    """A webhook of its own: (external id, body, signature)."""
     phone = f"+1212{200 + n // 10_000 % 700:03}{n % 10_000:04}"
     report = samples.callrail(
         "call-complete",

@@ -34,6 +34,7 @@ PAUSE = (1.0, 3.5) if LONG else (0.7, 1.5)  # seconds between two faults
 ANSWER_WITHIN = 12.0
 SETTLED_WITHIN = 120.0
 POISON = 0.03
+AWAY = 60.0 if LONG else 6.0  # seconds that the database is
 
 
 @dataclass
@@ -59,12 +60,12 @@ class Delivery:
     poison: str = ""
 
 
-def plan(rng: random.Random, names: list[str]) -> list[Delivery]:
+def plan(rng: random.Random, names: list[str], count: int) -> list[Delivery]:
     """All deliveries, near each other as they would come, but in a wrong order and some again."""
     deliveries: list[tuple[float, Delivery]] = []
     at, number = 0.0, 0
     now = datetime.now(UTC)
-    while len(deliveries) < DELIVERIES:
+    while len(deliveries) < count:
         number += 1
         tenant = names[number % len(names)]
         at += 1.0
@@ -228,7 +229,7 @@ def check_rescues(url: str, tenant: str) -> list[str]:
 async def test_every_delivery_has_one_effect_whatever_dies(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     names = [f"chaos-{number}" for number in range(TENANTS)]
-    deliveries = plan(rng, names)
+    deliveries = plan(rng, names, DELIVERIES)
     calls = list({id(one.call): one.call for one in deliveries if one.call}.values())
     fleet = Fleet(tmp_path, random.Random(SEED + 1), names)
     sending = Sending(fleet, deliveries)
@@ -254,5 +255,35 @@ async def test_every_delivery_has_one_effect_whatever_dies(tmp_path: Path) -> No
               f"{fleet.done.total()} faults: {dict(fleet.done)}", flush=True)  # fmt: skip
         assert not wrong, "\n".join([f"CHAOS_SEED={SEED}", *wrong[:10], *faults[-15:]])
         assert sending.statuses["processed"] > 0
+    finally:
+        await fleet.stop()
+
+
+@pytest.mark.timeout(600)
+async def test_a_database_that_is_away_loses_no_delivery(tmp_path: Path) -> None:
+    """Every delivery is answered 200, and each call is in the end what its reports say."""
+    rng = random.Random(SEED)
+    names = [f"chaos-{number}" for number in range(TENANTS)]
+    deliveries = plan(rng, names, round((AWAY + 4.0) * RATE))
+    calls = list({id(one.call): one.call for one in deliveries if one.call}.values())
+    fleet = Fleet(tmp_path, rng, names)
+    sending = Sending(fleet, deliveries)
+    try:
+        await fleet.start()
+        work = asyncio.create_task(sending.run())
+        await asyncio.sleep(2.0)
+        await asyncio.to_thread(fleet.database.stop)
+        await asyncio.sleep(AWAY)
+        spooled = len(list((tmp_path / "spool").glob("*/*.delivery")))
+        await asyncio.to_thread(fleet.database.start)
+        began = time.monotonic()
+        await work
+        await settle(fleet)
+        print(f"\n{len(deliveries)} deliveries, {dict(sending.statuses)}, {spooled} waited on disk, "
+              f"{time.monotonic() - began:.1f} s until all was done")  # fmt: skip
+        wrong = await asyncio.to_thread(check, fleet, calls, sending)
+        assert not wrong, "\n".join(wrong[:10])
+        assert set(sending.statuses) == {"processed", "duplicate_ignored", "quarantined", "spooled"}
+        assert spooled > 0
     finally:
         await fleet.stop()
