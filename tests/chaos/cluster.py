@@ -28,7 +28,7 @@ from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.web.auth import issue
 from tests.chaos.links import HOST, Proxy
-from tests.conftest import SECRET, SIGNING_KEY, of_tenant
+from tests.conftest import GENEROUS, SECRET, SIGNING_KEY, of_tenant
 
 ROOT = Path(__file__).parents[2]
 APIS = 3
@@ -126,6 +126,7 @@ class Cluster:
             "DEV_KEYS": f"chaos:{DEV_KEY}",
             "LOG_LEVEL": "WARNING",
             "PYTHONUNBUFFERED": "1",
+            **GENEROUS,
         }
 
     def token(self, tenant: str, user: str) -> str:
