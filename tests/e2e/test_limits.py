@@ -1,4 +1,4 @@
-"""The rate limits of real api processes: one allowance for all, and the log line that the operations guide greps for."""
+"""The rate limits of real api processes: one allowance for all, and the log line that operators grep for."""
 
 import asyncio
 import json
@@ -23,10 +23,9 @@ ATTEMPTS = 5  # each by another user: on a busy machine Redis may answer late, a
 async def test_two_processes_grant_exactly_what_the_limit_says(database_url, tmp_path):
     with ExitStack() as stack:
         store = stack.enter_context(embedded.redis(tmp_path))
+        own = {"ENVIRONMENT": "test", "JWT_SECRET": SECRET, "RATE_LIMIT_USER": "100/day"}
         stores = {"DATABASE_URL": database_url, "REDIS_URL": store.url}
-        environ = (
-            TOOLS | stores | GENEROUS | {"ENVIRONMENT": "test", "JWT_SECRET": SECRET, "RATE_LIMIT_USER": "100/day"}
-        )
+        environ = TOOLS | stores | GENEROUS | own
         add_demo(environ)
         config = Config.load(environ)
         async with another_api(environ, tmp_path) as one, another_api(environ, tmp_path) as two:
@@ -40,8 +39,8 @@ async def test_two_processes_grant_exactly_what_the_limit_says(database_url, tmp
         assert found == {200: 100, 429: 200}
         hits = [line for line in lines if line["message"] == "Rate limit hit: user" and line["user_id"] == "user-0"]
         assert len(hits) == 200
-        guide = {
+        expected = {
             "level": "WARNING", "event_type": "rate_limit_hit", "limit_type": "user", "tenant_id": "demo",
             "user_id": "user-0", "route": "/api/calls",
         }  # fmt: skip
-        assert all(line.items() >= guide.items() for line in hits)
+        assert all(line.items() >= expected.items() for line in hits)
