@@ -16,6 +16,8 @@ from ottoai.background import running
 from ottoai.config import Config
 from ottoai.db import Database, open_pool, refuse_privilege
 from ottoai.errors import ConfigError, StoreUnavailable
+from ottoai.failing import Failing
+from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
@@ -30,6 +32,7 @@ from ottoai.web.health import Health
 from ottoai.web.middlewares import authenticate, observe
 from ottoai.web.routes import add_routes
 from ottoai.web.sockets import Sockets
+from ottoai.web.throttle import limit, slow_down
 from ottoai.webhooks.receive import Directory, Ingest, from_spool
 from ottoai.webhooks.spool import open_spool
 
@@ -41,12 +44,14 @@ RETRY_PRIVILEGE = 1.0  # seconds until an absent database is asked again who we 
 
 def build_app(config: Config) -> web.Application:
     """The whole API process as one application."""
-    app = web.Application(middlewares=[observe, authenticate], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[observe, slow_down, authenticate, limit], client_max_size=MAX_BODY)
     app[keys.CONFIG] = config
     app[keys.METRICS] = Metrics(__version__, "api")
     revoked = app[keys.REVOKED] = Revoked()
     app[keys.TOKENS] = Tokens(config, revoked)
     app[keys.SOCKETS] = Sockets(revoked)
+    app[keys.ALLOWANCES] = Allowances(config)
+    app[keys.FAILING] = Failing(config.rate_limit_failures)
     aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
     app.cleanup_ctx.append(resources)
     app.on_response_prepare.append(sign)
@@ -71,6 +76,7 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         app[keys.SPOOL] = await stack.enter_async_context(
             open_spool(config.spool_dir, config.spool_max_mb, metrics, partial(from_spool, ingest))
         )
+        app[keys.LIMITER] = await stack.enter_async_context(open_limiter(client))
         app[keys.HEALTH] = Health(db, client, metrics)
         gauges = app[keys.GAUGES] = Gauges(metrics, db, client, Queues(queue.client(config)))
         stack.enter_context(tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render))
@@ -90,6 +96,7 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "ottoai"
     if request_id := request.get(keys.REQUEST_ID):
         response.headers["X-Request-Id"] = request_id
+    response.headers.update(request.get(keys.RATE_LIMITS, {}))
 
 
 async def drain(app: web.Application) -> None:

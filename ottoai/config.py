@@ -11,7 +11,9 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
+from ottoai import rates
 from ottoai.errors import ConfigError
+from ottoai.rates import Rate, RouteRate
 
 Environment = Literal["development", "test", "staging", "production"]
 ENVIRONMENTS: tuple[Environment, ...] = ("development", "test", "staging", "production")
@@ -55,6 +57,12 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
         return int(raw)
 
     return parse
+
+
+def _flag(raw: str) -> bool:
+    if raw.lower() not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return raw.lower() == "true"
 
 
 def _ratio(raw: str) -> float:
@@ -254,6 +262,52 @@ class Config:
     ws_messages_per_minute: int = setting(
         "WS_MESSAGES_PER_MINUTE", _integer(1, 100_000), "Most messages a WebSocket may send in a minute.", default=100
     )
+    rate_limit_user: Rate = setting(
+        "RATE_LIMIT_USER",
+        rates.parse,
+        "Most requests of a user to /api, over all API processes: so many in a `second`, `minute`, `hour` or `day`.",
+        default=Rate(60, "minute"),
+    )
+    rate_limit_tenant: Rate = setting(
+        "RATE_LIMIT_TENANT",
+        rates.parse,
+        "Most requests of a tenant's users together to /api.",
+        default=Rate(600, "minute"),
+    )
+    # 20 waiting polls, as many as a user may have open, come back 48 times a minute, and more often when events come.
+    rate_limit_live_user: Rate = setting(
+        "RATE_LIMIT_LIVE_USER",
+        rates.parse,
+        "Most long polls and event streams that a user begins; they are counted apart from the rest of /api.",
+        default=Rate(300, "minute"),
+    )
+    # The 2,000 waiting polls that a tenant may have open come back 4,800 times a minute.
+    rate_limit_live_tenant: Rate = setting(
+        "RATE_LIMIT_LIVE_TENANT",
+        rates.parse,
+        "Most long polls and event streams that a tenant's users begin together.",
+        default=Rate(6000, "minute"),
+    )
+    rate_limit_routes: tuple[RouteRate, ...] = setting(
+        "RATE_LIMIT_ROUTES",
+        rates.parse_routes,
+        "Routes with an allowance of their own for each user, in place of the user's: "
+        "`GET /api/calls=120/minute,GET /api/leads/{id}=10/second`. The tenant's counts them still.",
+        default=(),
+    )
+    rate_limit_failures: Rate = setting(
+        "RATE_LIMIT_FAILURES",
+        rates.parse,
+        "Most failures (401, 404) of one client address, for each API process; then it is refused what needs a valid "
+        "token or password and comes without.",
+        default=Rate(120, "minute"),
+    )
+    rate_limit_shadow: bool = setting(
+        "RATE_LIMIT_SHADOW",
+        _flag,
+        "`true`: limits are counted and logged, and nothing is refused. For trying new ones.",
+        default=False,
+    )
     worker_lease_seconds: int = setting(
         "WORKER_LEASE_SECONDS",
         _integer(2, 600),
@@ -319,7 +373,7 @@ def _shown(declared: Field[Any], value: Any) -> str:
         return "********" if value else ""
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def table() -> str:
@@ -328,6 +382,7 @@ def table() -> str:
     for declared in fields(Config):
         meta = declared.metadata
         default = meta["default"]
-        shown = "**required**" if default is REQUIRED else f"`{default}`" if default not in ("", (), {}) else "unset"
+        given = str(default).lower() if isinstance(default, bool) else default
+        shown = "**required**" if default is REQUIRED else f"`{given}`" if default not in ("", (), {}) else "unset"
         rows.append(f"| `{meta['env']}` | {shown} | {meta['doc']} |")
     return "\n".join(rows) + "\n"

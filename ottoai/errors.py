@@ -79,6 +79,12 @@ class OverQuota(OttoError):
     status, type, title = 429, "over-quota", "Over quota"
 
 
+class RateLimited(OttoError):
+    """There were too many requests in a short time; wait as long as `Retry-After` says."""
+
+    status, type, title = 429, "rate-limited", "Too many requests"
+
+
 class UpgradeRequired(OttoError):
     """This address speaks WebSocket only: connect with the protocol `ottoai.v1`."""
 

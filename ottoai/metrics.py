@@ -22,6 +22,7 @@ PROVIDERS: Final = ("callrail", "twilio", "clerk")
 DISCONNECTS: Final = (
     "client", "heartbeat_timeout", "slow", "expired", "malformed", "too_large", "draining", "epoch", "error",
 )  # fmt: skip
+RATE_LIMITS: Final = ("user", "tenant", "route", "address")
 JOB_STATES: Final = ("queued", "started", "scheduled", "deferred", "failed", "finished")
 
 # The limits of the operations guide (500 ms, 1 s) are edges, so a percentile near one of them is exact.
@@ -42,7 +43,7 @@ Kind = Literal["api", "worker", "beat"]
 
 # Which processes measure a figure, by the beginning of its name; every process measures the others.
 ONLY_IN: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
-    ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "ready")),
+    ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "rate_limit_", "ready")),
     ("api", ("rq_", "redis_", "worker_last_")),
     ("worker", ("worker_",)),
     ("beat", ("beat_", "outbox_")),
@@ -158,6 +159,18 @@ class Metrics:
         self.webhook_spool_usable.set(0)
         self.idempotency_duplicates_total = c(
             "idempotency_duplicates_total", "Deliveries that had come before.", provider=PROVIDERS
+        )
+        self.rate_limit_checks_total = c(
+            "rate_limit_checks_total",
+            "Requests held against a limit.",
+            limit_type=RATE_LIMITS,
+            result=("allowed", "limited"),
+        )
+        self.rate_limit_hits_total = c(
+            "rate_limit_hits_total",
+            "Requests over a limit: refused, unless the limits are on trial.",
+            limit_type=RATE_LIMITS,
+            route=ANY,
         )
         self.cross_tenant_access_attempts_total = c(
             "cross_tenant_access_attempts_total", "Requests for what belongs to another tenant.", route=("/ws",)

@@ -34,7 +34,8 @@ find_token
 FIGURES='beat_last_tick_timestamp_seconds build_info db_pool_connections db_pool_max_connections db_pool_wait_seconds
   db_query_duration_seconds event_e2e_latency_seconds event_loop_lag_seconds events_repaired_total
   http_request_duration_seconds http_requests_in_flight http_requests_total idempotency_duplicates_total
-  outbox_oldest_age_seconds outbox_open process_cpu_seconds_total process_open_fds process_resident_memory_bytes ready
+  outbox_oldest_age_seconds outbox_open process_cpu_seconds_total process_open_fds process_resident_memory_bytes
+  rate_limit_checks_total ready
   redis_memory_max_bytes redis_memory_used_bytes redis_ping_seconds rq_jobs rq_queue_length
   rq_queue_oldest_job_age_seconds rq_workers webhook_processing_seconds webhook_requests_total
   worker_last_heartbeat_timestamp_seconds worker_task_total ws_auth_failures_total ws_connections
@@ -108,6 +109,11 @@ check_errors() {
     ok "/api/calls of tenant $TENANT" '200'
   else
     fail "/api/calls of tenant $TENANT" "$(shown)" 'is the database up, and TOKEN valid? Say: python -m ottoai token inspect -'
+  fi
+  if [[ $(header ratelimit) == *';r='* ]] && [[ $(header ratelimit-policy) == *';q='* ]]; then
+    ok '/api/calls tells its limits' "$(header ratelimit)"
+  else
+    fail '/api/calls tells its limits' "RateLimit is '$(header ratelimit)'" 'does a proxy take headers away?'
   fi
 }
 

@@ -38,7 +38,7 @@ from ottoai.realtime.messages import (
     Welcome,
 )
 from ottoai.realtime.wheel import HEARTBEAT
-from ottoai.web import auth, keys, ws
+from ottoai.web import auth, keys
 from ottoai.web.limits import SETTINGS, limits
 
 Json = dict[str, Any]
@@ -274,7 +274,7 @@ def _security_schemes() -> Json:
             "type": "httpApiKey",
             "in": "header",
             "name": "Sec-WebSocket-Protocol",
-            "description": f"For browsers: `{PROTOCOL}, {ws.BEARER}<jwt>`. The answer selects `{PROTOCOL}`.",
+            "description": f"For browsers: `{PROTOCOL}, {auth.PROTOCOL_BEARER}<jwt>`. The answer selects `{PROTOCOL}`.",
         },
     }
 

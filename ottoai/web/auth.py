@@ -23,6 +23,7 @@ from ottoai.realtime.connection import User
 logger = logging.getLogger(__name__)
 
 ALGORITHM: Final = "HS256"
+PROTOCOL_BEARER: Final = "bearer."  # pages can set no header: their token comes as one more protocol
 LEEWAY: Final = 5  # seconds by which clocks may differ
 MAX_TOKEN: Final = 8 * 1024  # bytes; real ones have a few hundred
 CACHED: Final = 10_000  # verifying costs about 55 µs, a look-up nothing; past that the least used is dropped
@@ -169,3 +170,15 @@ def bearer(request: web.Request) -> str | None:
     """The token of the Authorization header, if there is one."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token else None
+
+
+def presented(request: web.Request) -> str | None:
+    """The token that a request comes with: in the Authorization header, or among the protocols of a WebSocket."""
+    return bearer(request) or next(
+        (word.removeprefix(PROTOCOL_BEARER) for word in protocols(request) if word.startswith(PROTOCOL_BEARER)), None
+    )
+
+
+def protocols(request: web.Request) -> list[str]:
+    """The protocols that a WebSocket's handshake offers."""
+    return [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if word.strip()]

@@ -5,6 +5,8 @@ from aiohttp import web
 
 from ottoai.config import Config
 from ottoai.db import Database
+from ottoai.failing import Failing
+from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
@@ -23,6 +25,9 @@ REDIS = web.AppKey("redis", redis.asyncio.Redis)
 BUS = web.AppKey("bus", Bus)
 HUB = web.AppKey("hub", Hub)
 QUOTAS = web.AppKey("quotas", Quotas)
+ALLOWANCES = web.AppKey("allowances", Allowances)
+LIMITER = web.AppKey("limiter", Limiter)
+FAILING = web.AppKey("failing", Failing)
 REVOKED = web.AppKey("revoked", Revoked)
 SOCKETS = web.AppKey("sockets", Sockets)
 INGEST = web.AppKey("ingest", Ingest)
@@ -33,4 +38,5 @@ HEALTH = web.AppKey("health", Health)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID = web.RequestKey("request_id", str)
+RATE_LIMITS = web.RequestKey("rate_limits", dict[str, str])  # header fields of the answer
 WAITED = web.RequestKey("waited", float)  # seconds spent waiting because the client wanted so

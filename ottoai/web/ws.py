@@ -28,7 +28,6 @@ from ottoai.web.session import LiveSocket, Session, verified
 logger = logging.getLogger(__name__)
 
 AUTH_WITHIN: Final = 5.0  # seconds that a connection without a token has to send one
-BEARER: Final = "bearer."
 UNAUTHENTICATED: Final = 1_000  # sockets whose token is still awaited; they cost memory and prove nothing
 
 
@@ -40,12 +39,10 @@ async def connect(request: web.Request) -> web.StreamResponse:
     if not _origin_allowed(request):
         metrics.ws_auth_failures_total.inc(reason="origin")
         raise Forbidden("Pages of this origin may not connect; see ALLOWED_ORIGINS.")
-    offered = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if word.strip()]
+    offered = auth.protocols(request)
     if offered and PROTOCOL not in offered:
         raise InvalidInput(f"Sec-WebSocket-Protocol: {PROTOCOL} must be among the protocols offered.")
-    token = auth.bearer(request) or next(
-        (word.removeprefix(BEARER) for word in offered if word.startswith(BEARER)), None
-    )
+    token = auth.presented(request)
     principal = verified(request.app, token) if token else None
     if request.app[keys.HEALTH].draining:
         raise Draining

@@ -29,7 +29,7 @@ from ottoai.migrate import migrate
 from ottoai.vault import Vault
 from ottoai.web.auth import issue
 from tests.chaos.links import HOST, Proxy
-from tests.conftest import SECRET, SECRET_KEY, SIGNING_KEY, of_tenant
+from tests.conftest import GENEROUS, SECRET, SECRET_KEY, SIGNING_KEY, of_tenant
 
 ROOT = Path(__file__).parents[2]
 APIS = 3
@@ -130,6 +130,7 @@ class Cluster:
             "DEV_KEYS": f"chaos:{DEV_KEY}",
             "LOG_LEVEL": "WARNING",
             "PYTHONUNBUFFERED": "1",
+            **GENEROUS,
         }
 
     def token(self, tenant: str, user: str) -> str:

@@ -22,7 +22,7 @@ import pytest
 from ottoai import embedded, samples
 from ottoai.client import Follower
 from ottoai.config import Config
-from tests.conftest import of_tenant
+from tests.conftest import GENEROUS, of_tenant
 from tests.helpers import deliver, report
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ class Product:
         port, dashboard_port = free_ports(2)
         self.base = f"http://127.0.0.1:{port}"
         self.environ = {**TOOLS, "DATA_DIR": str(self.data_dir)}  # all that another terminal has to know
-        self.settings = {"PORT": str(port), "DASHBOARD_PORT": str(dashboard_port), **settings}
+        self.settings = {"PORT": str(port), "DASHBOARD_PORT": str(dashboard_port), **GENEROUS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -2,8 +2,10 @@
 
 import pytest
 
+from ottoai import rates
 from ottoai.config import Config, table
 from ottoai.errors import ConfigError
+from ottoai.web.routes import ROUTES
 
 GOOD = {
     "ENVIRONMENT": "production",
@@ -55,6 +57,51 @@ def test_secrets_are_masked():
 def test_bad_values_are_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=name):
         Config.load({**GOOD, name: value})
+
+
+def test_rates_are_read():
+    config = Config.load(GOOD)
+    limits = (config.rate_limit_user, config.rate_limit_tenant, config.rate_limit_routes, config.rate_limit_shadow)
+    assert [str(each) for each in limits] == ["60/minute", "600/minute", "()", "False"]
+    routes = " GET /api/calls=120/minute ,GET  /api/leads/{id}=5/second"
+    config = Config.load(
+        {**GOOD, "RATE_LIMIT_USER": "5/hour", "RATE_LIMIT_ROUTES": routes, "RATE_LIMIT_SHADOW": "True"}
+    )
+    assert (config.rate_limit_user.limit, config.rate_limit_user.seconds) == (5, 3600)
+    assert config.rate_limit_shadow is True
+    shown = dict(config.masked())
+    assert shown["RATE_LIMIT_ROUTES"] == "GET /api/calls=120/minute,GET /api/leads/{id}=5/second"
+    assert (shown["RATE_LIMIT_TENANT"], shown["RATE_LIMIT_SHADOW"]) == ("600/minute", "true")
+
+
+def test_everything_wrong_with_rates_is_named_together():
+    bad = {
+        "RATE_LIMIT_USER": "sixty",
+        "RATE_LIMIT_TENANT": "0/minute",
+        "RATE_LIMIT_LIVE_USER": "5/fortnight",
+        "RATE_LIMIT_LIVE_TENANT": "1000001/second",
+        "RATE_LIMIT_FAILURES": "-1/minute",
+        "RATE_LIMIT_SHADOW": "maybe",
+        "RATE_LIMIT_ROUTES": "GET /api/nothing=1/minute,GET /health=1/minute,GET /api/calls=x,GET /api/leads=1/day,"
+        "GET /api/leads=2/day,nonsense,=1/minute",
+    }
+    with pytest.raises(ConfigError) as refused:
+        Config.load({**GOOD, **bad})
+    assert len(refused.value.problems) == len(bad)
+    for word in (
+        *bad,
+        "/api/nothing",
+        "GET /health",
+        "GET /api/calls: must look like",
+        "GET /api/leads twice",
+        "nonsense",
+    ):
+        assert word in str(refused.value), word
+
+
+def test_every_route_of_the_api_is_known_to_the_limits():
+    served = {f"{method} {path}" for method, path, _ in ROUTES if path.startswith("/api/")}
+    assert served == set(rates.ROUTES), "ottoai/rates.py lists what is limited, and with what it is counted"
 
 
 def test_test_emit_keys_by_environment():
