@@ -10,6 +10,7 @@ from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
 from ottoai.realtime.quotas import Quotas
 from ottoai.web.auth import Principal, Revoked, Tokens
+from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.sockets import Sockets
@@ -27,6 +28,7 @@ SOCKETS = web.AppKey("sockets", Sockets)
 INGEST = web.AppKey("ingest", Ingest)
 TOKENS = web.AppKey("tokens", Tokens)
 GAUGES = web.AppKey("gauges", Gauges)
+FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
