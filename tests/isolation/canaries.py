@@ -84,6 +84,7 @@ def rows(t: Planted) -> Iterator[tuple[str, dict[str, Any]]]:
     }  # fmt: skip
     yield "development_texts", {"message_id": t.uuid(4), "recipient": t.phone, "body": f"{w} text body"}
     yield "tenant_routes", {"provider": "twilio", "kind": "account", "value": f"{w}-twilio-account"}
+    yield "tenant_routes", {"provider": "callrail", "kind": "hook", "value": f"{w}-hook"}
     yield "credentials", {
         "provider": "twilio", "name": "auth_token", "current": f"{w}-twilio-token", "previous": f"{w}-twilio-before",
     }  # fmt: skip
