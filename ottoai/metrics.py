@@ -154,7 +154,7 @@ class Metrics:
             "idempotency_duplicates_total", "Deliveries that had come before.", provider=PROVIDERS
         )
         self.cross_tenant_access_attempts_total = c(
-            "cross_tenant_access_attempts_total", "Requests for what belongs to another tenant.", route=ANY
+            "cross_tenant_access_attempts_total", "Requests for what belongs to another tenant.", route=("/ws",)
         )
 
         self.db_pool_connections = g(

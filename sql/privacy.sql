@@ -57,7 +57,11 @@ deliveries as (
     select id from idempotency_keys
     where
         tenant_id = :tenant_id
-        and external_id in (select external_id from their_calls union all select provider_id from texts)
+        and external_id in (
+            select external_id from their_calls
+            union all
+            select provider_id from texts
+        )
 )
 
 select array(
@@ -76,7 +80,7 @@ select array(
 
 -- name: rows
 -- The tenant's rows in a stretch of a table's blocks, as JSON text; with `digits`, those about one phone.
-select content::text
+select found.content::text
 from tenant_rows(:tab, :first, :count, :digits, :ids::text[]) as found (content);
 
 -- name: erase_rows$

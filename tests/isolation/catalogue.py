@@ -9,8 +9,8 @@ POLICY: Final = "(tenant_id = ( SELECT current_tenant() AS current_tenant))"
 OWN_ROW: Final = {"tenants": "(id = ( SELECT current_tenant() AS current_tenant))"}
 ROLES: Final = ("ottoai_app", "ottoai_privacy", "ottoai_system", "ottoai_witness")
 
-# Every table: what ottoai_app and ottoai_system may do with it. ottoai_privacy may select and delete in all with tenants'
-# rows, and update those of IN_PLACE.
+# Every table: what ottoai_app and ottoai_system may do with it. ottoai_privacy may select and delete in all with
+# tenants' rows, and update those of IN_PLACE.
 GRANTS: Final = {
     "calls": ("select insert update", ""),
     "credentials": ("", "select insert update"),

@@ -92,13 +92,17 @@ def callrail_webhook(path: str) -> Iterable[Ask]:
                 report(kind, 7001, **{"company_resource_id": None, **named, "id": f"{B.word}-call"})
             )
             for key in (SIGNING_KEY.format(A.id), "", "guessed"):
-                headers = {"Content-Type": "application/json"} | ({"Signature": callrail.sign(body, key)} if key else {})
+                headers = {"Content-Type": "application/json"} | (
+                    {"Signature": callrail.sign(body, key)} if key else {}
+                )
                 yield Ask(_filled(path, kind=kind, hook=f"{B.word}-hook"), body, headers)
 
 
 def _filled(path: str, **values: str) -> str:
     """A route's path with its parameters, which may carry patterns, filled in."""
-    return "/".join(values[part[1:].partition(":")[0].rstrip("}")] if part[:1] == "{" else part for part in _parts(path))
+    return "/".join(
+        values[part[1:].partition(":")[0].rstrip("}")] if part[:1] == "{" else part for part in _parts(path)
+    )
 
 
 def _parts(path: str) -> list[str]:
@@ -164,7 +168,9 @@ SHOWN_TO_B: Final = {
 
 def plain(path: str) -> str:
     """A route's path without the patterns of its parameters."""
-    return "/".join("{" + part[1:].partition(":")[0].rstrip("}") + "}" if part[:1] == "{" else part for part in _parts(path))
+    return "/".join(
+        "{" + part[1:].partition(":")[0].rstrip("}") + "}" if part[:1] == "{" else part for part in _parts(path)
+    )
 
 
 def listed() -> list[tuple[str, str]]:
@@ -177,7 +183,7 @@ def disguises(ask: Ask, method: str, token: str) -> Iterable[Ask]:
     own = {"Authorization": f"Bearer {token}", **ask.headers}
     yield replace(ask, method=method, headers=own)
     yield replace(ask, method=method, headers=ask.headers)
-    forged = {name: B.id for name in ("X-Tenant-Id", "X-Org-Id", "X-Organization-Id", "X-User-Id", "X-Forwarded-User")}
+    forged = dict.fromkeys(("X-Tenant-Id", "X-Org-Id", "X-Organization-Id", "X-User-Id", "X-Forwarded-User"), B.id)
     forged |= {"Cookie": f"org={B.id}; tenant_id={B.id}; __session={token}", "X-Request-Id": "abc", "Host": f"{B.id}.x"}
     yield replace(ask, method=method, headers=own | forged)
     for bad in bad_tokens(token):
@@ -190,11 +196,12 @@ def disguises(ask: Ask, method: str, token: str) -> Iterable[Ask]:
 def bad_tokens(token: str) -> list[str]:
     """Tokens that claim to be B's, or both's, and are not; and one that is A's and mentions B."""
     claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    head, _, signature = token.split(".")
     as_b = {**claims, "org_id": B.id, "sub": B.user}
     return [
         jwt.encode(as_b, "", algorithm="none"),
         jwt.encode(as_b, "another-secret-that-is-as-long-as-ours-is", "HS256"),
-        ".".join([token.split(".")[0], jwt.encode(as_b, SECRET, "HS256").split(".")[1], token.split(".")[2]]),
+        f"{head}.{jwt.encode(as_b, SECRET, 'HS256').split('.')[1]}.{signature}",  # other claims under A's signature
         jwt.encode({**claims, "o": {"id": B.id}}, SECRET, "HS256"),  # two orgs that disagree
         jwt.encode({**claims, "tenant_id": B.id, "org": B.id, "orgs": [B.id], "org_slug": B.id}, SECRET, "HS256"),
     ]

@@ -14,9 +14,7 @@ def test_the_database_is_as_the_catalogue_says(database_url):
 
 def test_the_login_is_no_superuser_and_sees_no_tenants_calls(database_url):
     """These tests would prove nothing under a login that no policy binds."""
-    [(powerful,)] = execute(
-        database_url, "select rolsuper or rolbypassrls from pg_roles where rolname = current_user"
-    )
+    [(powerful,)] = execute(database_url, "select rolsuper or rolbypassrls from pg_roles where rolname = current_user")
     assert powerful is False
 
 
@@ -28,7 +26,10 @@ def test_the_login_is_no_superuser_and_sees_no_tenants_calls(database_url):
         ("create table notes (id int)", "notes has no tenant_id"),
         ("create view everything as select * from leads", "view everything reads as its owner"),
         ("create materialized view everything as select * from leads", "everything is of kind 'm'"),
-        ("create function peek() returns int language sql security definer return 1", "function peek runs as its owner"),
+        (
+            "create function peek() returns int language sql security definer return 1",
+            "function peek runs as its owner",
+        ),
         ("grant delete on leads to ottoai_app", "ottoai_app may delete on leads"),
         ("grant select on leads to public", "PUBLIC may select on leads"),
         ("grant select on leads to ottoai_system", "ottoai_system may select on leads"),
