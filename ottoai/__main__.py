@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from ottoai import __version__, commands, dev, embedded, operate
+from ottoai import __version__, commands, commands_privacy, dev, embedded, operate
 from ottoai.config import Config
 from ottoai.domain import tenants
 from ottoai.errors import OttoError
@@ -76,6 +76,7 @@ def _tenant(command: argparse.ArgumentParser) -> None:
     revoke.add_argument("id")
     revoke.add_argument("--user", help="only this user's")
     revoke.set_defaults(do=commands.tenant_revoke)
+    _privacy(sub)
     for parsed in (add, change):
         parsed.add_argument("id", help="letters, digits, - and _; the `org` of its users' tokens")
         parsed.add_argument("--name", required=parsed is add)
@@ -85,6 +86,18 @@ def _tenant(command: argparse.ArgumentParser) -> None:
             parsed.add_argument("--" + name.replace("_", "-"), help=TENANT_HELP[name])
     add.set_defaults(do=commands.tenant_add)
     change.set_defaults(do=commands.tenant_set)
+
+
+def _privacy(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = sub.add_parser("export", help="write all that is kept of a tenant, or of one phone, as JSON Lines")
+    export.add_argument("--output", metavar="FILE", help="a file that is not there yet (ID-export.jsonl); - is stdout")
+    export.set_defaults(do=commands_privacy.tenant_export)
+    erase = sub.add_parser("erase", help="erase a tenant, or one phone, for good")
+    erase.add_argument("--yes", action="store_true", help="do not ask")
+    erase.set_defaults(do=commands_privacy.tenant_erase)
+    for parsed in (export, erase):
+        parsed.add_argument("id")
+        parsed.add_argument("--phone", metavar="NUMBER", help="only what is kept of this phone (+12125550123)")
 
 
 def _token(command: argparse.ArgumentParser) -> None:

@@ -27,10 +27,11 @@ from ottoai.redis_pool import open_redis
 from ottoai.vault import Vault
 from ottoai.web import keys
 from ottoai.web.auth import Revoked, Tokens
+from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.middlewares import authenticate, observe
-from ottoai.web.routes import add_routes
+from ottoai.web.routes import ROUTES, add_routes
 from ottoai.web.sockets import Sockets
 from ottoai.web.throttle import limit, slow_down
 from ottoai.webhooks.receive import Directory, Ingest, from_spool
@@ -78,6 +79,7 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
         )
         app[keys.LIMITER] = await stack.enter_async_context(open_limiter(client))
         app[keys.HEALTH] = Health(db, client, metrics)
+        foreign = app[keys.FOREIGN] = Foreign(db.system(), metrics, [path for _, path, _ in ROUTES])
         gauges = app[keys.GAUGES] = Gauges(metrics, db, client, Queues(queue.client(config)))
         stack.enter_context(tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render))
         checked = asyncio.Event()
@@ -87,7 +89,7 @@ async def resources(app: web.Application) -> AsyncIterator[None]:
             await app[keys.REVOKED].refresh(db.system())
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)
-        await stack.enter_async_context(running(gauges.watch_loop, check_privilege, watch_revoked))
+        await stack.enter_async_context(running(gauges.watch_loop, check_privilege, watch_revoked, foreign.run))
         yield
 
 

@@ -51,6 +51,9 @@ PREPARED = frozenset({"record_report", "lease", "begin_text", "finish_text", "ro
 GONE = "The database does not answer; try again shortly."
 
 PARAMETER = re.compile(r"%\((\w+)\)s")
+SNAPSHOT = (  # what is read in it is of one moment; whoever takes the rows may be slow
+    "begin isolation level repeatable read read only;\nset local idle_in_transaction_session_timeout = '10min';\n"
+)
 SET_TENANT = "select set_config('app.tenant_id', %(tenant_id)s, true);\n"
 
 
@@ -198,15 +201,16 @@ class OneStatement:
 class Transaction:
     """Several queries of one tenant that commit together. BEGIN and the tenant travel with the first."""
 
-    def __init__(self, pool: Pool, connection: aiopg.Connection, tenant_id: str) -> None:
+    def __init__(self, pool: Pool, connection: aiopg.Connection, tenant_id: str, *, begin: str = "begin;\n") -> None:
         self._pool = pool
         self._connection = connection
         self._tenant_id = tenant_id
+        self._begin = begin
         self._begun = False
 
     async def run(self, name: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
         """See Session."""
-        prefix = "" if self._begun else "begin;\n" + SET_TENANT
+        prefix = "" if self._begun else self._begin + SET_TENANT
         self._begun = True
         bound = {**parameters, "tenant_id": self._tenant_id}
         return await _execute(self._pool, self._connection, name, sql, bound, before=prefix)
@@ -233,10 +237,12 @@ class Database:
         return OneStatement(self._system, None)
 
     @asynccontextmanager
-    async def transaction(self, tenant_id: str) -> AsyncIterator[Session]:
-        """For several statements about one tenant; commits at the end, rolls back on an exception."""
+    async def transaction(self, tenant_id: str, *, begin: str = "begin;\n") -> AsyncIterator[Session]:
+        """For several statements about one tenant; commits at the end, rolls back on an exception. `begin=SNAPSHOT`
+        reads, and all of one moment.
+        """
         async with self._app.connection() as connection:
-            tx = Transaction(self._app, connection, tenant_id)
+            tx = Transaction(self._app, connection, tenant_id, begin=begin)
             try:
                 yield tx
             except BaseException:
@@ -247,9 +253,11 @@ class Database:
 
 
 @asynccontextmanager
-async def open_pool(config: Config, metrics: Metrics) -> AsyncIterator[Database]:
-    """The database of one process. Does not connect yet: a process starts without its database too."""
-    app = Pool(config.database_url, "ottoai_app", config.db_pool_size, metrics)
+async def open_pool(config: Config, metrics: Metrics, role: str = "ottoai_app") -> AsyncIterator[Database]:
+    """The database of one process. Does not connect yet: a process starts without its database too. `role` is who acts
+    for a tenant; any other than ottoai_app is for the command line.
+    """
+    app = Pool(config.database_url, role, config.db_pool_size, metrics)
     # The system role does little, rarely: two connections keep a slow page from delaying heads and routing.
     system = Pool(config.database_url, "ottoai_system", max(2, config.db_pool_size // 3), metrics)
     database = Database(app, system)

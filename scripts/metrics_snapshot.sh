@@ -181,7 +181,7 @@ END {
   percentile("Requests", "response time, P95", "http", "< 500 ms", 0.5, 1)
   upto("Requests", "answered with 5xx", share(broken, requests), sprintf("%.2f %%", 100 * share(broken, requests)), \
     "< 0.1 %", 0.001, 0.01)
-  # A warning only: the count runs since the start, and smoke:realtime adds one each time.
+  # A warning only: the count runs since the start, and a single one may be an old bookmark.
   upto("Requests", "foreign ids asked for", foreign + 0, foreign + 0, "0", 1, 1e18)
 
   percentile("Real time", "event to socket, P95", "e2e", "< 1 s", 1, 2)

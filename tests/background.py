@@ -27,6 +27,7 @@ from ottoai.domain import calls, outbox
 from ottoai.metrics import Metrics
 from ottoai.queue import QUEUES, Queues, client
 from ottoai.tally import Reporter
+from tests.canary import watch
 from tests.conftest import execute, of_tenant
 
 ROOT = Path(__file__).parent.parent
@@ -137,7 +138,8 @@ def process(command: str, config: Config, **settings: str) -> Iterator[subproces
         yield started
     finally:
         started.kill()
-        started.communicate()
+        for output in started.communicate():
+            watch.saw(f"jobs {command}", output or "")
 
 
 @contextmanager

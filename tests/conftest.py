@@ -24,6 +24,10 @@ from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.vault import Vault
 from ottoai.web.auth import issue
+from tests import canary
+from tests.canary import pytest_configure, pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary"]  # hooks: see canary
 
 # A busy machine is no failure: no example is judged by its time.
 # In CI the same examples each time, elsewhere new ones.
@@ -64,7 +68,9 @@ def _run(url: str, options: str | None, sql: str, values: tuple[object, ...]) ->
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.PostgresServer]:
-    with embedded.postgres(tmp_path_factory.mktemp("postgres"), durable=False) as server:
+    folder = tmp_path_factory.mktemp("postgres")
+    canary.watch.file(folder / "postgres.log")
+    with embedded.postgres(folder, durable=False) as server:
         yield server
 
 
@@ -96,11 +102,12 @@ def database_url(postgres_server: embedded.PostgresServer, template_url: str) ->
 
 
 @pytest.fixture
-def redis_url(redis_server: embedded.RedisServer) -> str:
-    """An empty Redis."""
+def redis_url(redis_server: embedded.RedisServer) -> Iterator[str]:
+    """An empty Redis; what the test leaves in it is searched for secrets."""
     with closing(redis.Redis.from_url(redis_server.url)) as client:
         client.flushall()
-    return redis_server.url
+    yield redis_server.url
+    canary.of_redis(redis_server.url)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import msgspec
 
 from ottoai import samples
 from ottoai.webhooks import callrail
+from tests.canary import RECORDING_KEY
 from tests.conftest import SIGNING_KEY
 
 
@@ -43,5 +44,7 @@ async def until(condition: Callable[[], object], within: float = 10.0) -> None:
 
 
 def report(kind: str, call_id: int | None = None, **fields: Any) -> dict[str, Any]:
-    """A CallRail report about a call."""
-    return samples.callrail(kind, call_id or samples.new_call_id(), **fields)
+    """A CallRail report about a call, with a recording, whose address holds a secret."""
+    url = f"https://app.callrail.com/calls/CAL1/recording?access_key={RECORDING_KEY}"
+    recording = {"recording": url, "recording_player": url}
+    return samples.callrail(kind, call_id or samples.new_call_id(), **recording | fields)

@@ -39,6 +39,11 @@ class Tenant(msgspec.Struct, frozen=True):
     keys: tuple[str, ...] = ()
 
 
+def is_id(text: str) -> bool:
+    """Whether a tenant may be called that."""
+    return _ID.fullmatch(text) is not None
+
+
 def _tenant(vault: Vault, row: Row) -> Tenant:
     keys = tuple(vault.open(key) for key in (row["current_key"], row["previous_key"]) if key)
     return Tenant(row["id"], row["name"], opening.parse(row["hours"], row["timezone"]), keys)
@@ -67,7 +72,7 @@ async def add(
     system: Session, vault: Vault, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]
 ) -> str:
     """Register a tenant with `given` of ROUTES and SECRETS; its hook path. Raises Conflict, InvalidInput."""
-    if not _ID.fullmatch(tenant_id):
+    if not is_id(tenant_id):
         raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
     if not name:
         raise InvalidInput("name: must not be empty")

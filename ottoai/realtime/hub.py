@@ -340,10 +340,10 @@ class Hub:
             return
         heads = await events.heads(self._db.system(), list(known))
         behind = []
-        for tenant_id, (epoch, seq) in heads.items():
-            stream, head = known[tenant_id]
+        for tenant_id, (stream, head) in known.items():
             if self.streams.get(tenant_id) is not stream:
                 continue
+            epoch, seq = heads.get(tenant_id, (None, 0))  # none: it was erased, and must not stay in memory
             # A log that is shorter than what was heard of it was restored, whether or not its epoch says so.
             if epoch != stream.epoch or seq < head:
                 self._restart(stream)

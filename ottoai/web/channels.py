@@ -24,9 +24,10 @@ async def authorise(app: web.Application, user: User, name: str, route: str) -> 
     """Raise NotFound unless the channel is one that this user may hear; and StoreUnavailable."""
     if await _may_hear(app, user, name):
         return
-    kind = (parse_channel(name) or ("",))[0]
-    logger.warning("Subscription refused", extra={"event_type": "cross_tenant_access", "channel_kind": kind})
-    app[keys.METRICS].cross_tenant_access_attempts_total.inc(route=route)
+    kind, subject = parse_channel(name) or ("", "")
+    logger.warning("Subscription refused", extra={"channel_kind": kind})
+    if kind in {"tenant", "lead"}:  # a user's channel says nothing of whose user it is, and is no other tenant's
+        app[keys.FOREIGN].note(user.tenant_id, kind, subject, route)
     raise NotFound(NO_SUCH_CHANNEL)
 
 

@@ -12,6 +12,7 @@ from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
 from ottoai.realtime.quotas import Quotas
 from ottoai.web.auth import Principal, Revoked, Tokens
+from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.sockets import Sockets
@@ -34,6 +35,7 @@ INGEST = web.AppKey("ingest", Ingest)
 TOKENS = web.AppKey("tokens", Tokens)
 SPOOL: web.AppKey[Spool | None] = web.AppKey("spool")
 GAUGES = web.AppKey("gauges", Gauges)
+FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
 PRINCIPAL = web.RequestKey("principal", Principal)

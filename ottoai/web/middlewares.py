@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from ottoai import log, trace
 from ottoai.config import Network
-from ottoai.errors import InvalidInput, OttoError, Unauthenticated
+from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
 from ottoai.web import auth, keys, problem
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,11 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     principal = request.app[keys.TOKENS].verify(token)
     request[keys.PRINCIPAL] = principal
     with log.bind(tenant_id=principal.tenant_id, user_id=principal.user_id):
-        response = await handler(request)
+        try:
+            response = await handler(request)
+        except NotFound:
+            request.app[keys.FOREIGN].note_request(request, principal.tenant_id, route_of(request))
+            raise
         if not response.prepared:
             response.headers.setdefault("Cache-Control", "private, no-cache")
         return response

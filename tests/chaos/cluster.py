@@ -28,6 +28,7 @@ from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.vault import Vault
 from ottoai.web.auth import issue
+from tests.canary import watch
 from tests.chaos.links import HOST, Proxy
 from tests.conftest import GENEROUS, SECRET, SECRET_KEY, SIGNING_KEY, of_tenant
 
@@ -48,6 +49,7 @@ class Api:
         self.name = name
         self.port = port
         self.output = folder / f"{name}.log"
+        watch.file(self.output)
         self.repaired = 0.0  # events that it had to read from the log, when it was last asked
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(

@@ -22,6 +22,7 @@ import pytest
 from ottoai import embedded, samples
 from ottoai.client import Follower
 from ottoai.config import Config
+from tests.canary import watch
 from tests.conftest import GENEROUS, of_tenant
 from tests.helpers import deliver, report
 
@@ -48,6 +49,7 @@ class Product:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.data_dir = folder / "data"
         self.output = folder / "output"
+        watch.file(self.output)
         port, dashboard_port = free_ports(2)
         self.base = f"http://127.0.0.1:{port}"
         self.environ = {**TOOLS, "DATA_DIR": str(self.data_dir)}  # all that another terminal has to know
@@ -213,6 +215,7 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def process(words: Sequence[str], environ: Mapping[str, str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m …`, running inside the `with` block, its output in a file."""
+    watch.file(output)
     with output.open("ab") as out:
         started = subprocess.Popen(
             [sys.executable, "-m", *words], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out

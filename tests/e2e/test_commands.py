@@ -3,10 +3,12 @@
 import asyncio
 import json
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests.e2e.conftest import ROOT, eventually
 from tests.helpers import get
 
 
@@ -47,6 +49,35 @@ def test_send_webhook(product, call_id):
     status, _, told = done.stdout.partition(" ")
     assert (status, json.loads(told)["status"]) == ("200", "processed")
     assert product.sql("select count(*) from calls where external_id = %s", str(call_id)) == [(1,)]
+
+
+async def test_tenant_is_exported_and_erased(product, tmp_path):
+    words = ("--name", "Leaving Plumbing", "--hours", "always", "--callrail-key", "-", "--callrail-company", "99")
+    assert product.ottoai("tenant", "add", "leaving", *words, input="canary-secret-leaving\n").returncode == 0
+    token = product.token("leaving")
+    path = tmp_path / "leaving.jsonl"
+    done = product.ottoai("tenant", "export", "leaving", "--output", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "canary-secret" not in path.read_text()
+    assert json.loads(path.read_text().splitlines()[0])["tenant_id"] == "leaving"
+    assert (await get(product.base, "/api/calls", token))[0] == 200
+    assert product.ottoai("tenant", "erase", "leaving", input="demo\n").returncode == 1
+    assert "leaving" in product.ottoai("tenant", "list").stdout
+    done = product.ottoai("tenant", "erase", "leaving", input="leaving\n")
+    assert done.returncode == 0, done.stderr
+    assert "leaving" not in product.ottoai("tenant", "list").stdout
+    await eventually(lambda: refused(product, token))
+
+
+def refused(product, token: str) -> bool:
+    """Whether the API takes the token no longer: within a second of its revocation."""
+    request = urllib.request.Request(f"{product.base}/api/calls", headers={"Authorization": f"Bearer {token}"})
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code == 401
+    return False
 
 
 def test_config_masks_secrets(product):

@@ -9,6 +9,7 @@ CHECKSUMS = {
     "0002_revocations": "cb7740956dff9fc6d6ead03fce2280aa93422bf160eddf2a5fe411305b081663",
     "0007_ingestion": "e1224c64128948f23c867afd3343cf0db8ef32845bb31083c74f1b3582fc6585",
     "0003_logs": "60ac18adb49472a0d810a797a59449ed9a53a6af76fd7aee22488fbc3e3745fd",
+    "0008_privacy": "60d7a26cac79af4059bc85089117804f5c88e9f4b9e24eada931be9cc3da9f48",
 }
 
 

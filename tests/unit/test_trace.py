@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from ottoai import trace
 from ottoai.config import Config
+from tests.canary import watch
 from tests.conftest import SECRET_KEY
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -47,6 +48,7 @@ class Collector:
             def do_POST(self) -> None:
                 collector.paths.add(self.path)
                 collector.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                watch.saw("traces", collector.bodies[-1])
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

@@ -1,0 +1,77 @@
+"""What is kept how long: each kind by its own setting, in small batches."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from jobs import retention
+from tests.background import context_of, miss_a_call
+from tests.conftest import execute, make_config, of_tenant
+
+DAYS = {"EVENT_RETENTION_DAYS": "1", "PAYLOAD_RETENTION_DAYS": "2", "IDEMPOTENCY_TTL_DAYS": "30"}
+AGE = {
+    "events": "ts",
+    "payloads": "received_at",
+    "idempotency_keys": "created_at",
+    "unclaimed_deliveries": "received_at",
+}
+KEPT = {"events": 1, "payloads": 2, "idempotency_keys": 30, "unclaimed_deliveries": 2}
+
+
+def aged(url: str, table: str, age: timedelta) -> None:
+    """Make every row of a table so old, as its owner."""
+    column, at = AGE[table], datetime.now(UTC) - age
+    execute(
+        url,
+        f"alter table {table} no force row level security; update {table} set {column} = %s;"
+        f"alter table {table} force row level security",
+        at,
+    )
+
+
+def count(url: str, table: str) -> int:
+    ((found,),) = (execute if table == "unclaimed_deliveries" else of_tenant)(url, f"select count(*) from {table}")
+    return int(str(found))
+
+
+@pytest.mark.parametrize("table", AGE)
+async def test_each_is_kept_as_long_as_its_setting_says(database_url, redis_url, db, demo, table):
+    await miss_a_call(db, 100)
+    columns = "provider, kind, identities, headers, body"
+    execute(database_url, f"insert into unclaimed_deliveries ({columns}) values ('x', 'x', '{{}}', '{{}}', '')")
+    before = {name: count(database_url, name) for name in AGE}
+    config = make_config(database_url, redis_url, **DAYS)
+    async with context_of(config) as context:
+        aged(database_url, table, timedelta(days=KEPT[table]) - timedelta(hours=1))
+        assert await retention.retention(context) is False
+        assert {name: count(database_url, name) for name in AGE} == before
+        aged(database_url, table, timedelta(days=KEPT[table]) + timedelta(hours=1))
+        assert await retention.retention(context) is False
+    after = {name: count(database_url, name) for name in AGE}
+    gone = {table, "payloads"} if table == "idempotency_keys" else {table}  # a key takes its payload along
+    assert after == before | dict.fromkeys(gone, 0)
+
+
+async def test_no_batch_is_larger_than_it_may_be(database_url, redis_url, db, demo, monkeypatch):
+    """So that a lock is held for milliseconds, however much there is to forget."""
+    for number in range(100, 105):
+        await miss_a_call(db, number)
+    for table in ("events", "payloads", "idempotency_keys"):
+        aged(database_url, table, timedelta(days=400))
+    monkeypatch.setattr(retention, "BATCH", 3)
+    sizes = []
+    tables = [retention.Table(table.name, noting(table, sizes), table.kept) for table in retention.TABLES]
+    monkeypatch.setattr(retention, "TABLES", tuple(tables))
+    async with context_of(make_config(database_url, redis_url)) as context:
+        assert await retention.retention(context) is False
+    assert max(sizes) == 3
+    assert sum(sizes) == 25 + 5 + 5
+
+
+def noting(table, sizes):
+    async def retire(session, before):
+        gone = await table.retire(session, before)
+        sizes.append(gone)
+        return gone
+
+    return retire

@@ -1,0 +1,207 @@
+"""How tenant A tries to get at B's data through each route: one line a route in DRIVES.
+
+A route of ottoai/web/routes.py that has no line here fails tests/isolation/test_routes.py. For a new one, take a shape
+from below (`public`, `listing`, `things`, `channels`, `callrail_webhook`) or write another: a function that gives the
+requests to make. Each is made many times, with every method, token and forged header of `disguises`.
+"""
+
+import base64
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import quote
+
+import jwt
+import msgspec
+
+from ottoai.web.routes import ROUTES
+from ottoai.webhooks import callrail
+from tests.conftest import SECRET, SIGNING_KEY
+from tests.helpers import report
+from tests.isolation.canaries import THING_IDS, A, B
+
+MISSING: Final = "11111111-1111-4111-8111-111111111111"
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request. `path` may have a query; `method` "" is the route's own."""
+
+    path: str
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    method: str = ""
+
+
+Drive = Callable[[str], Iterable[Ask]]  # given the route's path
+
+
+def public(*queries: str) -> Drive:
+    """A route that is the same for everybody."""
+    return lambda path: [Ask(path + query) for query in ("", *queries, f"?tenant_id={B.id}&org={B.id}")]
+
+
+def listing(path: str) -> Iterable[Ask]:
+    """A list of the tenant's own: with B's id wherever one could be believed, and B's place as a cursor."""
+    cursor = base64.urlsafe_b64encode(f"2099-01-01T00:00:00+00:00|{B.lead}".encode()).decode()
+    words = ("", "limit=200", f"cursor={cursor}", f"lead_id={B.lead}", f"q={B.word}", f"phone=%2B{B.phone[1:]}")
+    tenants = [f"{name}={B.id}" for name in ("tenant_id", "tenant", "org", "org_id", "company_id")]
+    return [Ask(f"{path}?{query}") for query in (*words, *tenants)]
+
+
+def things(noun: str) -> Drive:
+    """/api/NOUN/{id} and what is below it, with B's ids in every spelling, and as somebody else's filter."""
+    own, foreign = A.uuid(THING_IDS[noun]), B.uuid(THING_IDS[noun])
+    body = msgspec.json.encode({"tenant_id": B.id, "lead_id": B.lead, "assigned_to": B.user, "status": "done"})
+
+    def drive(path: str) -> Iterable[Ask]:
+        ids = (foreign, foreign.upper(), foreign.replace("-", ""), f"{foreign}%00", f"{own},{foreign}", MISSING, "x")
+        for wanted in (*ids, *(B.uuid(n) for n in THING_IDS.values())):
+            yield Ask(path.replace("{id}", wanted))
+            yield Ask(path.replace("{id}", wanted), body, {"Content-Type": "application/json"})
+        yield Ask(path.replace("{id}", own) + f"?id={foreign}&tenant_id={B.id}")
+
+    return drive
+
+
+def channels(path: str) -> Iterable[Ask]:
+    """A route that takes channels: B's, alone, beside an own one, and written in odd ways. Refused ones only: what
+    an own one brings while B is at work is watched in test_live.py.
+    """
+    foreign = foreign_channels()
+    yield from (Ask(f"{path}?channel={quote(name)}") for name in foreign)
+    yield Ask(f"{path}?channel={A.id}&" + "&".join(f"channel={quote(name)}" for name in foreign))
+    yield Ask(f"{path}?channel={quote(f'tenant:{A.id}:events')}&channel={quote(f'tenant:{B.id}:events')}&since=0")
+
+
+def foreign_channels() -> list[str]:
+    """Names by which A could hope to hear B."""
+    return [
+        f"tenant:{B.id}:events", f"lead:{B.lead}:timeline", f"lead:{B.lead.upper()}:timeline",
+        f"user:{B.user}:tasks", f"tenant:{A.id},{B.id}:events", f"tenant:{A.id}:events tenant:{B.id}:events",
+        "tenant:*:events", f"tenant:{B.id}", f"hint:{B.id}", f"tenant:{A.id}:events:tenant:{B.id}:events",
+    ]  # fmt: skip
+
+
+def callrail_webhook(path: str) -> Iterable[Ask]:
+    """A delivery of A's that names B: with A's key, B's company, number and hook, in every mixture."""
+    for kind in callrail.RANKS:
+        for named in ({"company_id": int(B.company)}, {"tracking_phone_number": B.number}, {"company_id": A.company}):
+            body = msgspec.json.encode(
+                report(kind, 7001, **{"company_resource_id": None, **named, "id": f"{B.word}-call"})
+            )
+            for key in (SIGNING_KEY.format(A.id), "", "guessed"):
+                headers = {"Content-Type": "application/json"} | (
+                    {"Signature": callrail.sign(body, key)} if key else {}
+                )
+                yield Ask(_filled(path, kind=kind, hook=f"{B.word}-hook"), body, headers)
+
+
+def _filled(path: str, **values: str) -> str:
+    """A route's path with its parameters, which may carry patterns, filled in."""
+    return "/".join(
+        values[part[1:].partition(":")[0].rstrip("}")] if part[:1] == "{" else part for part in _parts(path)
+    )
+
+
+def _parts(path: str) -> list[str]:
+    parts, depth = [""], 0
+    for letter in path:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == "/" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def emitting(path: str) -> Iterable[Ask]:
+    """Without the developers' key it is closed, and with it the lead must be the tenant's."""
+    for tenant, lead, key in ((B.id, B.lead, "guessed"), (B.id, "", ""), (A.id, B.lead, "dev"), (A.id, B.lead, "")):
+        yield Ask(f"{path}?event=test.x&tenant_id={tenant}&lead_id={lead}", b"{}", {"X-Dev-Key": key} if key else {})
+
+
+def clerk(path: str) -> Iterable[Ask]:
+    """An event that would end the access of B's users, with no signature and with a guessed one."""
+    body = msgspec.json.encode({"type": "organization.deleted", "data": {"id": B.id}})
+    signed = {"svix-id": "msg_1", "svix-timestamp": "1700000000", "svix-signature": "v1,AAAA"}
+    return [Ask(path, body), Ask(path, body, signed)]
+
+
+DRIVES: Final[dict[tuple[str, str], Drive]] = {
+    ("GET", "/health"): public(),
+    ("GET", "/ready"): public(),
+    ("GET", "/internal/worker/heartbeat"): public(),
+    ("GET", "/metrics"): public("?scope=local", "?scope=fleet"),
+    ("GET", "/ws"): public(f"?channel=tenant:{B.id}:events"),
+    ("GET", "/ws/test-emit"): emitting,
+    ("POST", "/ws/test-emit"): emitting,
+    ("POST", "/call-rail/{kind}"): callrail_webhook,
+    ("POST", "/call-rail/{kind}/{hook}"): callrail_webhook,
+    ("POST", "/clerk/webhook"): clerk,
+    ("GET", "/ops"): public(),
+    ("GET", "/docs/problems/{type}"): public(),
+    ("GET", "/asyncapi.json"): public(),
+    ("GET", "/static/{name}"): lambda _: [Ask("/static/otto.js"), Ask(f"/static/{B.word}.js")],
+    ("GET", "/api/events"): channels,
+    ("GET", "/api/events/stream"): channels,
+    ("GET", "/api/calls"): listing,
+    ("GET", "/api/calls/{id}"): things("call"),
+    ("GET", "/api/leads"): listing,
+    ("GET", "/api/leads/{id}"): things("lead"),
+    ("GET", "/api/missed-calls"): listing,
+    ("GET", "/api/missed-calls/{id}"): things("missed_call"),
+}
+
+# Where B's own token shows B's data: what makes sure that the canaries would be seen.
+SHOWN_TO_B: Final = {
+    "/api/calls": f"{B.word} customer",
+    f"/api/calls/{B.uuid(2)}": f"{B.word} customer",
+    "/api/leads": f"{B.word} lead name",
+    f"/api/leads/{B.lead}": f"{B.word} lead name",
+    "/api/missed-calls": B.uuid(3),
+    f"/api/missed-calls/{B.uuid(3)}": B.uuid(3),
+    "/api/events?since=0": f"{B.word} in the log",
+}
+
+
+def plain(path: str) -> str:
+    """A route's path without the patterns of its parameters."""
+    return "/".join(
+        "{" + part[1:].partition(":")[0].rstrip("}") + "}" if part[:1] == "{" else part for part in _parts(path)
+    )
+
+
+def listed() -> list[tuple[str, str]]:
+    """(method, path) of every route there is."""
+    return [(method, plain(path)) for method, path, _ in ROUTES]
+
+
+def disguises(ask: Ask, method: str, token: str) -> Iterable[Ask]:
+    """The request as A can make it: plainly, with forged headers and tokens, and by other methods."""
+    own = {"Authorization": f"Bearer {token}", **ask.headers}
+    yield replace(ask, method=method, headers=own)
+    yield replace(ask, method=method, headers=ask.headers)
+    forged = dict.fromkeys(("X-Tenant-Id", "X-Org-Id", "X-Organization-Id", "X-User-Id", "X-Forwarded-User"), B.id)
+    forged |= {"Cookie": f"org={B.id}; tenant_id={B.id}; __session={token}", "X-Request-Id": "abc", "Host": f"{B.id}.x"}
+    yield replace(ask, method=method, headers=own | forged)
+    for bad in bad_tokens(token):
+        yield replace(ask, method=method, headers=own | {"Authorization": f"Bearer {bad}"})
+    for other in METHODS:
+        if other != method:
+            yield replace(ask, method=other, headers=own)
+
+
+def bad_tokens(token: str) -> list[str]:
+    """Tokens that claim to be B's, or both's, and are not; and one that is A's and mentions B."""
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    head, _, signature = token.split(".")
+    as_b = {**claims, "org_id": B.id, "sub": B.user}
+    return [
+        jwt.encode(as_b, "", algorithm="none"),
+        jwt.encode(as_b, "another-secret-that-is-as-long-as-ours-is", "HS256"),
+        f"{head}.{jwt.encode(as_b, SECRET, 'HS256').split('.')[1]}.{signature}",  # other claims under A's signature
+        jwt.encode({**claims, "o": {"id": B.id}}, SECRET, "HS256"),  # two orgs that disagree
+        jwt.encode({**claims, "tenant_id": B.id, "org": B.id, "orgs": [B.id], "org_slug": B.id}, SECRET, "HS256"),
+    ]
