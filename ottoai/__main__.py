@@ -9,6 +9,7 @@ from typing import Final
 from ottoai import __version__, commands, dev, embedded
 from ottoai.config import Config
 from ottoai.domain import tenants
+from ottoai.domain.roles import Role
 from ottoai.errors import OttoError
 
 TENANT_HELP: Final = {
@@ -78,7 +79,9 @@ def _tenant(command: argparse.ArgumentParser) -> None:
 def _token(command: argparse.ArgumentParser) -> None:
     command.add_argument("--org", help="tenant")
     command.add_argument("--user", help="user id")
-    command.add_argument("--role", default="member", help="role (member)")
+    command.add_argument(
+        "--role", default=Role.MEMBER.value, choices=[role.value for role in Role], help="role (member)"
+    )
     command.add_argument("--ttl", default="1h", help="how long it is valid: 30m, 12h, 7d (1h)")
     command.set_defaults(do=commands.token)
     sub = command.add_subparsers(dest="action", metavar="inspect")

@@ -20,12 +20,15 @@ from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain import hours, revocations, tenants
 from ottoai.domain.events import tenant_channel
+from ottoai.domain.roles import Role
 from ottoai.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from ottoai.metrics import Metrics
 from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
-from ottoai.web.auth import Principal, Revoked, Tokens, issue
+from ottoai.web.auth import Revoked, Tokens, issue
+from ottoai.web.claims import Principal
+from ottoai.web.jwks import open_keys
 from ottoai.webhooks import callrail
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
 
@@ -154,7 +157,7 @@ def token(config: Config, args: Namespace) -> int:
     if not match:
         raise InvalidInput("ttl: must be like 30m, 12h or 7d")
     ttl = timedelta(**{UNITS[match[2]]: int(match[1])})
-    say(issue(config, args.org, args.user, args.role, ttl))
+    say(issue(config, args.org, args.user, Role(args.role), ttl))
     return 0
 
 
@@ -170,7 +173,8 @@ def token_inspect(config: Config, args: Namespace) -> int:
     async def verify(db: Database) -> Principal:
         revoked = Revoked()
         await revoked.refresh(db.system())
-        return Tokens(config, revoked).verify(given)
+        async with open_keys(config, Metrics(__version__)) as token_keys:
+            return await Tokens(config, revoked, token_keys).verify(given)
 
     try:
         principal = _with_database(config, verify)
@@ -178,7 +182,8 @@ def token_inspect(config: Config, args: Namespace) -> int:
         say(f"NOT VALID: {error.detail}")
         return 1
     left = principal.expires_at - datetime.now(UTC)
-    say(f"valid: tenant {principal.tenant_id}, user {principal.user_id}, for another {int(left.total_seconds())} s")
+    whose = f"tenant {principal.tenant_id}, user {principal.user_id}, role {principal.role}"
+    say(f"valid: {whose}, for another {int(left.total_seconds())} s")
     return 0
 
 
@@ -216,7 +221,7 @@ async def signing_key(config: Config, tenant_id: str) -> str:
 
 def tail(config: Config, args: Namespace) -> int:
     """Print events until interrupted."""
-    given = args.token or partial(issue, config, args.org, "tail", "member", timedelta(hours=1))
+    given = args.token or partial(issue, config, args.org, "tail", Role.MEMBER, timedelta(hours=1))
     channel = args.channel or tenant_channel(args.org)
 
     async def follow() -> int:

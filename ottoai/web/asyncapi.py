@@ -38,7 +38,7 @@ from ottoai.realtime.messages import (
     Welcome,
 )
 from ottoai.realtime.wheel import HEARTBEAT
-from ottoai.web import auth, keys, ws
+from ottoai.web import auth, jwks, keys, ws
 from ottoai.web.limits import SETTINGS, limits
 
 Json = dict[str, Any]
@@ -268,7 +268,8 @@ def _security_schemes() -> Json:
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": f"A JWT ({auth.ALGORITHM}) with `exp`, `iat`, `sub`, and one org as `org_id` or `o.id`.",
+            "description": f"A JWT ({jwks.ALGORITHM} or {auth.ALGORITHM}, as configured) with `exp`, `iat`, `sub`, and "
+            "one org as `org_id` or `o.id`.",
         },
         "subprotocol": {
             "type": "httpApiKey",

@@ -21,7 +21,7 @@ from ottoai.realtime.connection import Connection
 from ottoai.realtime.messages import MAX_MESSAGE, PROTOCOL, Auth, CloseCode, decode
 from ottoai.realtime.wires import WEBSOCKET
 from ottoai.web import auth, keys
-from ottoai.web.auth import Principal
+from ottoai.web.claims import Principal
 from ottoai.web.middlewares import client_ip
 from ottoai.web.session import LiveSocket, Session, verified
 
@@ -46,7 +46,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     token = auth.bearer(request) or next(
         (word.removeprefix(BEARER) for word in offered if word.startswith(BEARER)), None
     )
-    principal = verified(request.app, token) if token else None
+    principal = await verified(request.app, token) if token else None
     if request.app[keys.HEALTH].draining:
         raise Draining
     if principal is None and request.app[keys.SOCKETS].strangers >= UNAUTHENTICATED:
@@ -88,7 +88,7 @@ async def _authenticate_first(request: web.Request, socket: web.WebSocketRespons
         if message.type is WSMsgType.TEXT:
             first = decode(message.data)
             if isinstance(first, Auth):
-                return verified(request.app, first.token)
+                return await verified(request.app, first.token)
         metrics.ws_auth_failures_total.inc(reason="missing")
     except TimeoutError:
         metrics.ws_auth_failures_total.inc(reason="timeout")
