@@ -29,7 +29,7 @@ from ottoai.redis_pool import open_redis
 from ottoai.web.auth import Revoked, Tokens, issue
 from ottoai.web.claims import Principal
 from ottoai.web.jwks import open_keys
-from ottoai.webhooks import callrail
+from ottoai.webhooks import callrail, provision
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
 
 SAMPLE_KINDS: Final = samples.KINDS
@@ -105,7 +105,9 @@ def tenant_add(config: Config, args: Namespace) -> int:
 
 async def _replay(config: Config, db: Database, tenant_id: str) -> dict[str, int]:
     async with open_redis(config) as client, open_bus(client, listen=False) as bus, open_waker(config) as waker:
-        return await replay_unclaimed(Ingest(config, db, bus, waker, Directory(db.system())), tenant_id)
+        ingest = Ingest(config, db, bus, waker, Directory(db.system()))
+        told = await provision.replay(ingest, tenant_id)
+        return await replay_unclaimed(ingest, tenant_id) | ({"processed, from Clerk": told} if told else {})
 
 
 def tenant_set(config: Config, args: Namespace) -> int:

@@ -62,8 +62,7 @@ async def exists(system: Session, tenant_id: str) -> bool:
 
 async def add(system: Session, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]) -> str:
     """Register a tenant with `given` of ROUTES and SECRETS; its hook path. Raises Conflict, InvalidInput."""
-    if not _ID.fullmatch(tenant_id):
-        raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
+    _check_id(tenant_id)
     if not name:
         raise InvalidInput("name: must not be empty")
     opening.parse(hours, zone)
@@ -73,6 +72,16 @@ async def add(system: Session, tenant_id: str, name: str, zone: str, hours: str,
     rows = {"routes": _json(routes), "credentials": _json(credentials)}
     await queries().tenants.add(system, id=tenant_id, name=name, timezone=zone, hours=hours, **rows)
     return hook
+
+
+async def provision(system: Session, tenant_id: str, name: str, zone: str, stamp: str) -> None:
+    """Register a tenant that a provider of identities tells of, with the default hours and no secrets, or rename it. A
+    `stamp` that is not greater than that of the last name changes nothing. Raises InvalidInput.
+    """
+    _check_id(tenant_id)
+    hook = secrets.token_urlsafe(HOOK_BYTES)
+    told = {"id": tenant_id, "name": name, "timezone": zone, "stamp": stamp}
+    await queries().tenants.provision(system, **told, hours=opening.DEFAULT, hook=hook)
 
 
 async def change(system: Session, tenant_id: str, columns: Mapping[str, str | None], given: Mapping[str, str]) -> None:
@@ -89,6 +98,11 @@ async def change(system: Session, tenant_id: str, columns: Mapping[str, str | No
 async def every(system: Session) -> list[Row]:
     """All tenants with where they stand, for `tenant list`."""
     return [row async for row in queries().tenants.every(system)]
+
+
+def _check_id(tenant_id: str) -> None:
+    if not _ID.fullmatch(tenant_id):
+        raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
 
 
 def _sorted_out(given: Mapping[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:

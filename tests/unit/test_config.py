@@ -68,7 +68,9 @@ def test_secrets_are_masked():
 @pytest.mark.parametrize(
     ("name", "value"),
     [("OPS_USERS", "ann:pw:root"), ("OPS_USERS", "ann"), ("DEV_KEYS", "key"), ("TRUSTED_PROXIES", "10.0.0.0/99"),
-     ("LOG_LEVEL", "LOUD"), ("TENANT_TIMEZONE", "Mars/Olympus"), ("TENANT_TIMEZONE", "../etc/passwd"), ("DB_POOL_SIZE", "0"), ("REDIS_URL", "http://h")],
+     ("LOG_LEVEL", "LOUD"),
+     ("TENANT_TIMEZONE", "Mars/Olympus"), ("TENANT_TIMEZONE", "../etc/passwd"),
+     ("DB_POOL_SIZE", "0"), ("REDIS_URL", "http://h")],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=name):
