@@ -59,6 +59,10 @@ class Issuer:
         body = self.body if self.body is not None else msgspec.json.encode({"keys": [jwk(kid) for kid in self.kids]})
         return web.Response(status=self.status, body=body, headers=self.headers)
 
+    async def show_two(self, _request: web.Request) -> web.Response:
+        """Another address, with another key."""
+        return web.json_response({"keys": [jwk("two")]})
+
     def hang(self) -> None:
         """Take every question and answer none."""
         self.answering.clear()
@@ -75,6 +79,7 @@ async def issuing() -> AsyncIterator[Issuer]:
     issuer = Issuer()
     app = web.Application()
     app.router.add_get("/.well-known/jwks.json", issuer.show)
+    app.router.add_get("/elsewhere", issuer.show_two)
     async with TestServer(app) as server:
         issuer.url = str(server.make_url("/.well-known/jwks.json"))
         try:

@@ -10,9 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from jobs import retention
 from ottoai.client import connect
-from ottoai.domain import users
+from ottoai.db import queries
+from ottoai.domain import tenants, users
 from ottoai.domain.catalogue import EVENTS
+from ottoai.domain.roles import Role
 from ottoai.errors import StoreUnavailable
 from ottoai.web import keys
 from ottoai.webhooks import provision
@@ -407,6 +410,67 @@ async def test_a_name_told_between_two_looks_is_not_lost(base, demo, database_ur
     await say(base, member("created", 1))
     assert staff(database_url) == {"ann": ("Anna Baker", "member", True)}
     assert [name for _, name, *_ in log(database_url)] == ["Ann Archer", "Anna Baker"]
+
+
+async def test_an_organisation_told_of_while_its_member_is_put_aside_finds_it(base, demo, database_url, monkeypatch):
+    real, looked = tenants.exists, []
+
+    async def just_before(system: Any, tenant_id: str) -> bool:
+        found = await real(system, tenant_id)
+        if not looked:
+            looked.append(tenant_id)
+            assert await say(base, organisation("created", 0)) == ["processed"]
+        return found
+
+    monkeypatch.setattr(tenants, "exists", just_before)
+    assert await say(base, member("created", 1)) == ["unclaimed"]
+    assert list(staff(database_url)) == ["ann"]
+
+
+async def test_each_half_of_what_is_told_is_as_new_as_it_is(db, base, demo, database_url):
+    def told(number: int) -> users.Source:
+        return users.Source(provider="clerk", kind="test", external_id=str(number))
+
+    def works_as(role: Role, stamp: str) -> users.Membership:
+        return users.Membership(tenant_id="demo", user_id="ann", role=role, stamp=stamp)
+
+    def called(name: str | None, stamp: str) -> users.Person:
+        return users.Person(user_id="ann", name=name, stamp=stamp)
+
+    tx = db.one("demo")
+    halves = [
+        (None, called("Nobody", "9")),  # of a person alone no member is made
+        (works_as(Role.MANAGER, "5"), called("Ann", "5")),
+        (works_as(Role.MEMBER, "4"), called("Anna", "6")),
+        (works_as(Role.SERVICE, "7"), called("Old", "2")),
+        (works_as(Role.MEMBER, "8"), None),
+    ]
+    found = []
+    for number, half in enumerate(halves):
+        await users.merge(tx, "demo", told(number), *half)
+        found.append(staff(database_url, "demo").get("ann", ())[:2])
+    assert found == [(), ("Ann", "manager"), ("Anna", "manager"), ("Anna", "service"), ("Anna", "member")]
+    # The same keys again, with other facts: nothing.
+    for number, _ in enumerate(halves):
+        merged = await users.merge(tx, "demo", told(number), works_as(Role.SERVICE, "9"), called("Eve", "9"))
+        assert not merged.fresh
+        assert merged.appended.events == ()
+    assert staff(database_url, "demo")["ann"][:2] == ("Anna", "member")
+
+
+async def test_a_membership_without_a_name_takes_none_away(base, demo, database_url):
+    await say(base, organisation("created", 0), member("created", 1))
+    execute(database_url, "delete from clerk_users")  # as after a week
+    assert await say(base, member("updated", 2, role="org:admin", first=None, last=None)) == ["processed"]
+    assert staff(database_url) == {"ann": ("Ann Archer", "manager", True)}
+
+
+async def test_what_was_heard_of_a_person_is_forgotten_after_a_week(db, base, demo, database_url):
+    await say(base, person("created", 0), person("created", 0, user="ben"))
+    execute(database_url, "update clerk_users set heard_at = now() - interval '8 days' where user_id = 'ann'")
+    before = datetime.now(UTC) - retention.HEARD_KEPT
+    assert await queries().retention.retire_clerk_users(db.system(), before=before, limit=10) == 1
+    assert execute(database_url, "select user_id from clerk_users") == [("ben",)]
 
 
 # The signature
