@@ -1,4 +1,4 @@
-"""Forgets what has been kept long enough: events, payloads, idempotency keys, jobs done. Periodic.
+"""Forgets what has been kept long enough: events, payloads, idempotency keys, what was heard, jobs done. Periodic.
 
 Deletes in small batches with pauses, so that it holds no lock for long and leaves the disk to others.
 """
@@ -20,6 +20,8 @@ BATCH = 500  # rows in one transaction: some 20 ms
 PAUSE = 0.02  # seconds between two batches, so that at most half of the disk's time is ours
 BUDGET = 0.6  # of a run's deadline; what is left then is for the next run, which follows at once
 JOBS_KEPT = timedelta(days=7)  # jobs done tell nothing that the log does not; a week is for finding out what happened
+
+HEARD_KEPT = timedelta(days=7)  # Clerk sends again for about 28 hours; what it tells later is newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ TABLES = (
         "unclaimed_deliveries",
         lambda db, before: queries().retention.retire_unclaimed(db, before=before, limit=BATCH),
         lambda config: timedelta(days=config.payload_retention_days),
+    ),
+    Table(
+        "clerk_users",
+        lambda db, before: queries().retention.retire_clerk_users(db, before=before, limit=BATCH),
+        lambda _: HEARD_KEPT,
     ),
     Table(
         "outbox",

@@ -9,6 +9,7 @@ from typing import Final
 from ottoai import __version__, commands, commands_privacy, dev, embedded, operate
 from ottoai.config import Config
 from ottoai.domain import tenants
+from ottoai.domain.roles import Role
 from ottoai.errors import OttoError
 
 TENANT_HELP: Final = {
@@ -103,7 +104,9 @@ def _privacy(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _token(command: argparse.ArgumentParser) -> None:
     command.add_argument("--org", help="tenant")
     command.add_argument("--user", help="user id")
-    command.add_argument("--role", default="member", help="role (member)")
+    command.add_argument(
+        "--role", default=Role.MEMBER.value, choices=[role.value for role in Role], help="role (member)"
+    )
     command.add_argument("--ttl", default="1h", help="how long it is valid: 30m, 12h, 7d (1h)")
     command.set_defaults(do=commands.token)
     sub = command.add_subparsers(dest="action", metavar="inspect")

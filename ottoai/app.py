@@ -30,6 +30,7 @@ from ottoai.web.auth import Revoked, Tokens
 from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
+from ottoai.web.jwks import PACE, Pace, open_keys
 from ottoai.web.middlewares import authenticate, observe
 from ottoai.web.routes import ROUTES, add_routes
 from ottoai.web.sockets import Sockets
@@ -43,18 +44,17 @@ MAX_BODY = 1024 * 1024  # bytes; webhooks have a few thousand
 RETRY_PRIVILEGE = 1.0  # seconds until an absent database is asked again who we are to it
 
 
-def build_app(config: Config) -> web.Application:
-    """The whole API process as one application."""
+def build_app(config: Config, pace: Pace = PACE) -> web.Application:
+    """The whole API process as one application. `pace` is that of fetching tokens' keys."""
     app = web.Application(middlewares=[observe, slow_down, authenticate, limit], client_max_size=MAX_BODY)
     app[keys.CONFIG] = config
     app[keys.METRICS] = Metrics(__version__, "api")
     revoked = app[keys.REVOKED] = Revoked()
-    app[keys.TOKENS] = Tokens(config, revoked)
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)
     app[keys.FAILING] = Failing(config.rate_limit_failures)
     aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
-    app.cleanup_ctx.append(resources)
+    app.cleanup_ctx.append(partial(resources, pace=pace))
     app.on_response_prepare.append(sign)
     app.on_shutdown.append(drain)
     add_routes(app)
@@ -62,12 +62,14 @@ def build_app(config: Config) -> web.Application:
 
 
 @asynccontextmanager
-async def resources(app: web.Application) -> AsyncIterator[None]:
+async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
     """Everything the handlers use, opened in order and closed in the reverse."""
     config, metrics = app[keys.CONFIG], app[keys.METRICS]
     async with AsyncExitStack() as stack:
         db = app[keys.DB] = await stack.enter_async_context(open_pool(config, metrics))
         client = app[keys.REDIS] = await stack.enter_async_context(open_redis(config))
+        token_keys = await stack.enter_async_context(open_keys(config, metrics, pace))
+        app[keys.TOKENS] = Tokens(config, app[keys.REVOKED], token_keys)
         bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
         waker = await stack.enter_async_context(open_waker(config))
         hub = app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))

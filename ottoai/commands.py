@@ -21,14 +21,17 @@ from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain import hours, revocations, tenants
 from ottoai.domain.events import tenant_channel
+from ottoai.domain.roles import Role
 from ottoai.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from ottoai.metrics import Metrics
 from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
 from ottoai.vault import Vault
-from ottoai.web.auth import Principal, Revoked, Tokens, issue
-from ottoai.webhooks import callrail
+from ottoai.web.auth import Revoked, Tokens, issue
+from ottoai.web.claims import Principal
+from ottoai.web.jwks import open_keys
+from ottoai.webhooks import callrail, provision
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
 
 SAMPLE_KINDS: Final = samples.KINDS
@@ -126,7 +129,8 @@ async def ingesting(config: Config) -> AsyncIterator[Ingest]:
 
 async def _replay(config: Config, tenant_id: str) -> dict[str, int]:
     async with ingesting(config) as ingest:
-        return await replay_unclaimed(ingest, tenant_id)
+        told = await provision.replay(ingest, tenant_id)
+        return await replay_unclaimed(ingest, tenant_id) | ({"processed, from Clerk": told} if told else {})
 
 
 def tenant_set(config: Config, args: Namespace) -> int:
@@ -214,7 +218,7 @@ def token(config: Config, args: Namespace) -> int:
     if not match:
         raise InvalidInput("ttl: must be like 30m, 12h or 7d")
     ttl = timedelta(**{UNITS[match[2]]: int(match[1])})
-    say(issue(config, args.org, args.user, args.role, ttl))
+    say(issue(config, args.org, args.user, Role(args.role), ttl))
     return 0
 
 
@@ -230,7 +234,8 @@ def token_inspect(config: Config, args: Namespace) -> int:
     async def verify(db: Database) -> Principal:
         revoked = Revoked()
         await revoked.refresh(db.system())
-        return Tokens(config, revoked).verify(given)
+        async with open_keys(config, Metrics(__version__)) as token_keys:
+            return await Tokens(config, revoked, token_keys).verify(given)
 
     try:
         principal = _with_database(config, verify)
@@ -238,7 +243,8 @@ def token_inspect(config: Config, args: Namespace) -> int:
         say(f"NOT VALID: {error.detail}")
         return 1
     left = principal.expires_at - datetime.now(UTC)
-    say(f"valid: tenant {principal.tenant_id}, user {principal.user_id}, for another {int(left.total_seconds())} s")
+    whose = f"tenant {principal.tenant_id}, user {principal.user_id}, role {principal.role}"
+    say(f"valid: {whose}, for another {int(left.total_seconds())} s")
     return 0
 
 
@@ -276,7 +282,7 @@ async def signing_key(config: Config, tenant_id: str) -> str:
 
 def tail(config: Config, args: Namespace) -> int:
     """Print events until interrupted."""
-    given = args.token or partial(issue, config, args.org, "tail", "member", timedelta(hours=1))
+    given = args.token or partial(issue, config, args.org, "tail", Role.MEMBER, timedelta(hours=1))
     channel = args.channel or tenant_channel(args.org)
 
     async def follow() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ottoai import rates
 from ottoai.errors import ConfigError
@@ -42,6 +43,22 @@ def _url(*schemes: str) -> Callable[[str], str]:
         return raw
 
     return parse
+
+
+def _jwks_url(raw: str) -> str:
+    parts = urlsplit(raw)
+    # Whoever can change the answer on its way can issue tokens.
+    here = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
+    if not parts.hostname or not (parts.scheme == "https" or here):
+        raise ValueError("must be a URL that starts with https:// (http:// leads to this machine only)")
+    return raw
+
+
+def _zone(raw: str) -> str:
+    try:
+        return ZoneInfo(raw).key
+    except (ZoneInfoNotFoundError, OSError) as error:
+        raise ValueError("must be an IANA time zone such as America/New_York") from error
 
 
 def _secret(raw: str) -> str:
@@ -172,7 +189,20 @@ class Config:
         "REDIS_URL", _url("redis", "rediss", "unix"), "Redis 6.2 or later, or Valkey.", secret=True
     )
     jwt_secret: str = setting(
-        "JWT_SECRET", _secret, "Key that HS256 tokens are signed with; at least 32 bytes.", secret=True
+        "JWT_SECRET",
+        _secret,
+        "Key that HS256 tokens are signed with; at least 32 bytes. Unset: no HS256 token is accepted, and none can be "
+        "issued here; then `JWT_JWKS_URL` is required.",
+        default="",
+        secret=True,
+    )
+    jwt_jwks_url: str = setting(
+        "JWT_JWKS_URL",
+        _jwks_url,
+        "Where the public keys of RS256 tokens are (a JSON Web Key Set; Clerk's is at "
+        "`https://<Frontend API>/.well-known/jwks.json`). Unset: no RS256 token is accepted; then `JWT_SECRET` is "
+        "required.",
+        default="",
     )
     secret_keys: tuple[str, ...] = setting(
         "SECRET_KEYS",
@@ -205,6 +235,13 @@ class Config:
         "rotate. Unset: there is no `/clerk/webhook`.",
         default=(),
         secret=True,
+    )
+    tenant_timezone: str = setting(
+        "TENANT_TIMEZONE",
+        _zone,
+        "Time zone of the tenants that Clerk's webhooks create, since Clerk knows none; `tenant set --timezone` gives "
+        "a tenant its own.",
+        default="America/New_York",
     )
     host: str = setting("HOST", _text, "Address the API and the RQ dashboard listen on.", default="127.0.0.1")
     port: int = setting("PORT", _integer(1, 65535), "Port of the API.", default=8080)
@@ -347,6 +384,8 @@ class Config:
                 values[declared.name] = meta["parse"](raw)
             except ValueError as error:
                 problems.append(f"{meta['env']} {error}")
+        if not environ.get("JWT_SECRET", "").strip() and not environ.get("JWT_JWKS_URL", "").strip():
+            problems.append("JWT_SECRET is not set, nor is JWT_JWKS_URL: with neither of them no token could count.")
         if problems:
             raise ConfigError(problems)
         return cls(**values)

@@ -44,7 +44,7 @@ Kind = Literal["api", "worker", "beat"]
 # Which processes measure a figure, by the beginning of its name; every process measures the others.
 ONLY_IN: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
     ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "rate_limit_", "ready")),
-    ("api", ("rq_", "redis_", "worker_last_")),
+    ("api", ("rq_", "redis_", "worker_last_", "jwks_")),
     ("worker", ("worker_",)),
     ("beat", ("beat_", "outbox_")),
 )
@@ -142,6 +142,9 @@ class Metrics:
         self.outbox_open = g("outbox_open", "Staged jobs whose effect has not yet committed.")
         self.outbox_oldest_age_seconds = g("outbox_oldest_age_seconds", "How long the oldest of them is overdue.")
 
+        self.jwks_fetches_total = c(
+            "jwks_fetches_total", "Times that the keys of tokens were fetched.", result=("ok", "failed")
+        )
         self.webhook_requests_total = c(
             "webhook_requests_total",
             "Deliveries received, by outcome.",

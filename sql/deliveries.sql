@@ -33,10 +33,10 @@ select
     ) as events;
 
 -- name: keep_unclaimed$
--- Keeps a delivery of a company that nobody has added, unless `bound` of them are kept. Null when they are.
+-- Keeps a delivery of a company that nobody has added, unless `bound` of its provider are kept. Null when they are.
 insert into unclaimed_deliveries (provider, kind, identities, headers, body, received_at)
 select :provider, :kind, :identities::text[], :headers::jsonb, :body::bytea, :received_at
-where (select count(*) from (select from unclaimed_deliveries limit :bound) as kept) < :bound
+where (select count(*) from (select from unclaimed_deliveries where provider = :provider limit :bound) as kept) < :bound
 returning id;
 
 -- name: unclaimed_of
@@ -54,6 +54,19 @@ where
         select array_agg(r.kind || ':' || r.value) from tenant_routes as r where r.tenant_id = :tenant and r.provider = u.provider
     )
 order by u.id;
+
+-- name: unclaimed_at
+-- The kept deliveries of a provider with this identity ('kind:value'), oldest first.
+select
+    id,
+    provider,
+    kind,
+    headers,
+    body,
+    received_at
+from unclaimed_deliveries
+where provider = :provider and identities && array[:identity]
+order by id;
 
 -- name: release_unclaimed!
 -- Forgets a kept delivery once it has been dealt with.

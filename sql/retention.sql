@@ -41,6 +41,18 @@ with gone as (
 
 select count(*) from gone;
 
+-- name: retire_clerk_users$
+-- What was told of users, once nothing told before it can come any more.
+with gone as (
+    delete from clerk_users
+    where
+        user_id in (select user_id from clerk_users where heard_at < :before limit :limit)
+        and heard_at < :before -- unless it was heard of again meanwhile
+    returning user_id
+)
+
+select count(*) from gone;
+
 -- name: retire_unclaimed$
 -- Deliveries of companies that nobody added in all that time.
 with gone as (

@@ -58,6 +58,32 @@ insert into tenant_routes (provider, kind, value, tenant_id)
 select r.provider, r.kind, r.value, t.id
 from tenant as t, jsonb_to_recordset(:routes::jsonb) as r (provider text, kind text, value text);
 
+-- name: provision$
+-- Registers a tenant as Clerk tells of it, with a hook path, or gives the one that is there the name that was told last.
+-- Null when it has that, or a later one.
+with
+tenant as (
+    insert into tenants as t (id, name, timezone, hours, clerk_stamp)
+    values (:id, :name, :timezone, :hours, :stamp)
+    on conflict (id) do update set
+        name = excluded.name,
+        clerk_stamp = excluded.clerk_stamp,
+        version = t.version + (t.name <> excluded.name)::integer
+    where excluded.clerk_stamp > t.clerk_stamp
+    returning t.id, t.xmax = 0 as created
+),
+
+head as (
+    insert into heads (tenant_id) select id from tenant where created
+),
+
+route as (
+    insert into tenant_routes (provider, kind, value, tenant_id)
+    select 'callrail', 'hook', :hook, id from tenant where created
+)
+
+select id from tenant;
+
 -- name: change!
 -- Changes a tenant. A route of a kind it had is replaced; a credential that changes stays valid as the previous one.
 with

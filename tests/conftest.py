@@ -20,6 +20,7 @@ from ottoai.app import build_app
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain import tenants
+from ottoai.domain.roles import Role
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.vault import Vault
@@ -168,8 +169,8 @@ def base(api: TestServer) -> str:
 
 @pytest.fixture
 def make_token(config: Config) -> Callable[..., str]:
-    def make(org: str = "demo", user: str = "ann", seconds: float = 600) -> str:
-        return issue(config, org, user, "member", timedelta(seconds=seconds))
+    def make(org: str = "demo", user: str = "ann", seconds: float = 600, role: Role = Role.MEMBER) -> str:
+        return issue(config, org, user, role, timedelta(seconds=seconds))
 
     return make
 

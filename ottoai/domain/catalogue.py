@@ -1,7 +1,7 @@
 """Every event there is, with the type of its data. Events named test.* carry what their sender liked."""
 
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -65,6 +65,16 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sent_at: datetime | None
 
 
+class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Somebody who works at the tenant. `active` false: was removed, or is gone."""
+
+    id: str
+    name: str | None
+    role: Literal["member", "manager", "service"]
+    active: bool
+    version: int
+
+
 class Quarantined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A delivery that could not be used; `id` finds it among the idempotency keys."""
 
@@ -101,6 +111,8 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "missed_call.queued": MissedCall,
     "missed_call.texted": MissedCall,
     "missed_call.expired": MissedCall,
+    "identity.user.created": User,
+    "identity.user.updated": User,
     "system.webhook.quarantined": Quarantined,
     "system.buffer_dropped": Dropped,
     "worker.task.failed": FailedTask,

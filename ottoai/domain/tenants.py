@@ -72,8 +72,7 @@ async def add(
     system: Session, vault: Vault, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]
 ) -> str:
     """Register a tenant with `given` of ROUTES and SECRETS; its hook path. Raises Conflict, InvalidInput."""
-    if not is_id(tenant_id):
-        raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
+    _check_id(tenant_id)
     if not name:
         raise InvalidInput("name: must not be empty")
     opening.parse(hours, zone)
@@ -83,6 +82,16 @@ async def add(
     rows = {"routes": _json(routes), "credentials": _json(credentials)}
     await queries().tenants.add(system, id=tenant_id, name=name, timezone=zone, hours=hours, **rows)
     return hook
+
+
+async def provision(system: Session, tenant_id: str, name: str, zone: str, stamp: str) -> None:
+    """Register a tenant that a provider of identities tells of, with the default hours and no secrets, or rename it. A
+    `stamp` that is not greater than that of the last name changes nothing. Raises InvalidInput.
+    """
+    _check_id(tenant_id)
+    hook = secrets.token_urlsafe(HOOK_BYTES)
+    told = {"id": tenant_id, "name": name, "timezone": zone, "stamp": stamp}
+    await queries().tenants.provision(system, **told, hours=opening.DEFAULT, hook=hook)
 
 
 async def change(
@@ -128,6 +137,11 @@ async def reseal(system: Session, vault: Vault) -> int:
         sealed = {name: row[name] and vault.reseal(row[name]) for name in ("current", "previous")}
         await queries().tenants.reseal(system, **row, **{f"new_{name}": value for name, value in sealed.items()})
     return len(rows)
+
+
+def _check_id(tenant_id: str) -> None:
+    if not is_id(tenant_id):
+        raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
 
 
 def _sorted_out(vault: Vault, given: Mapping[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:

@@ -38,7 +38,7 @@ from ottoai.realtime.messages import (
     Welcome,
 )
 from ottoai.realtime.wheel import HEARTBEAT
-from ottoai.web import auth, keys
+from ottoai.web import auth, jwks, keys
 from ottoai.web.limits import SETTINGS, limits
 
 Json = dict[str, Any]
@@ -68,6 +68,8 @@ WHEN: Final = {
     "missed_call.queued": "A rescue was opened: its first text waits to be sent.",
     "missed_call.texted": "The first text of the rescue was sent.",
     "missed_call.expired": "A missed call became known more than 48 hours after it was made; no text will be sent.",
+    "identity.user.created": "Somebody was first heard to work at the tenant.",
+    "identity.user.updated": "A user's name or role has changed, or the user was removed, or has come back.",
     "system.webhook.quarantined": "A genuine delivery could not be used; it is kept with its error.",
     "system.buffer_dropped": "Transient. The log no longer holds events that this connection should have got.",
     "worker.task.failed": "A job was given up after its last attempt.",
@@ -268,7 +270,8 @@ def _security_schemes() -> Json:
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": f"A JWT ({auth.ALGORITHM}) with `exp`, `iat`, `sub`, and one org as `org_id` or `o.id`.",
+            "description": f"A JWT ({jwks.ALGORITHM} or {auth.ALGORITHM}, as configured) with `exp`, `iat`, `sub`, and "
+            "one org as `org_id` or `o.id`.",
         },
         "subprotocol": {
             "type": "httpApiKey",

@@ -1,46 +1,41 @@
-"""Who is asking: JSON Web Tokens (HS256) to a Principal. The tenant comes from the token alone."""
+"""Who is asking: JSON Web Tokens to a Principal. The tenant comes from the token alone.
+
+The signature is checked here, what a token says is read in claims.py, and jwks.py has the keys of others.
+"""
 
 import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jwt
-import msgspec
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from ottoai.config import Config
 from ottoai.db import Session
 from ottoai.domain import revocations
 from ottoai.domain.revocations import Revocation
-from ottoai.errors import StoreUnavailable, Unauthenticated
+from ottoai.domain.roles import Role
+from ottoai.errors import Forbidden, InvalidInput, StoreUnavailable, Unauthenticated
 from ottoai.realtime.connection import User
+from ottoai.web import jwks
+from ottoai.web.claims import Principal, principal_of, refused
+from ottoai.web.jwks import Key, KeySet
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM: Final = "HS256"
 PROTOCOL_BEARER: Final = "bearer."  # pages can set no header: their token comes as one more protocol
+ALGORITHM: Final = "HS256"  # of our own tokens; those of others: jwks.ALGORITHM
 LEEWAY: Final = 5  # seconds by which clocks may differ
 MAX_TOKEN: Final = 8 * 1024  # bytes; real ones have a few hundred
 CACHED: Final = 10_000  # verifying costs about 55 µs, a look-up nothing; past that the least used is dropped
-MAX_TTL: Final = timedelta(days=30)
 REFRESH: Final = 0.5  # seconds: a revocation has to be in force within one
 NEVER: Final = datetime.fromtimestamp(0, UTC)
-DEFAULT_TTL: Final = timedelta(hours=1)
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """An authenticated user of one tenant. `issued_at` is Unix time."""
-
-    tenant_id: str
-    user_id: str
-    role: str
-    issued_at: float
-    expires_at: datetime
 
 
 class TokenExpired(Unauthenticated):
@@ -88,28 +83,41 @@ class Revoked:
             await asyncio.sleep(REFRESH)
 
 
-class Tokens:
-    """Verifies tokens, each once: what was verified is remembered until it expires or is revoked."""
+class _Verified(NamedTuple):
+    """A token that was found genuine."""
 
-    def __init__(self, config: Config, revoked: Revoked) -> None:
+    principal: Principal
+    until: float  # Unix time
+    key: Key | None  # what it was signed with; None: JWT_SECRET
+
+
+class Tokens:
+    """Verifies tokens, each once: what was verified counts until it expires, is revoked, or its key is withdrawn.
+
+    How a token is verified follows from its `alg` and from what is configured: RS256 with the key of the set that it
+    names, HS256 with JWT_SECRET, nothing else. A public key is never used as a secret.
+    """
+
+    def __init__(self, config: Config, revoked: Revoked, keys: KeySet | None) -> None:
         self._config = config
         self._revoked = revoked
-        self._verified: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()  # by digest: tokens are long
+        self._keys = keys
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()  # by digest: tokens are long
 
-    def verify(self, token: str) -> Principal:
-        """Whose token this is. Raises Unauthenticated (TokenExpired, TokenRevoked), saying what is wrong with it, and
-        StoreUnavailable.
+    async def verify(self, token: str) -> Principal:
+        """Whose token this is. Waits only when it names a key that is not known. Raises Unauthenticated (TokenExpired,
+        TokenRevoked), saying what is wrong with it, and StoreUnavailable.
         """
         digest = sha256(token.encode(errors="surrogatepass")).digest()
-        expires, principal = self._verified.get(digest) or (0.0, None)
-        if principal is None or time.time() >= expires:
-            principal = self._principal(self.claims(token))
-            self._verified[digest] = (principal.expires_at.timestamp(), principal)
+        known = self._verified.get(digest)
+        if known is None or time.time() >= known.until or self._withdrawn(known.key):
+            self._verified.pop(digest, None)
+            known = self._verified[digest] = await self._verify(token)
             if len(self._verified) > CACHED:
                 self._verified.popitem(last=False)
         self._verified.move_to_end(digest)
-        self._revoked.check(principal)
-        return principal
+        self._revoked.check(known.principal)
+        return known.principal
 
     def check(self, principal: Principal) -> None:
         """Whether what was verified a while ago still counts. Raises TokenExpired, TokenRevoked."""
@@ -117,16 +125,44 @@ class Tokens:
             raise TokenExpired
         self._revoked.check(principal)
 
-    def claims(self, token: str) -> dict[str, Any]:
-        """The claims of a genuine token. Raises Unauthenticated."""
+    def _withdrawn(self, key: Key | None) -> bool:
+        return key is not None and (self._keys is None or self._keys.get(key.kid) is not key)
+
+    async def _verify(self, token: str) -> _Verified:
         if len(token) > MAX_TOKEN:
             raise Unauthenticated("The token is too long.")
+        key, secret = await self._key_for(token)
+        if key is not None:
+            claims = self._claims(token, key.public, jwks.ALGORITHM)
+        else:
+            claims = self._claims(token, secret, ALGORITHM)
+        principal = principal_of(claims)
+        return _Verified(principal, principal.expires_at.timestamp(), key)
+
+    async def _key_for(self, token: str) -> tuple[Key | None, str]:
+        """The public key, or else the secret, that the token has to be verified with."""
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.InvalidTokenError, UnicodeError) as error:
+            raise refused(str(error)) from error
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm == jwks.ALGORITHM and self._keys is not None:
+            if not kid:
+                raise refused("it does not say which key it is signed with (kid)")
+            return await self._keys.find(kid), ""
+        if algorithm == ALGORITHM and self._config.jwt_secret:
+            if kid and self._keys is not None and self._keys.get(kid) is not None:
+                raise refused(f"the key it names signs with {jwks.ALGORITHM} only")
+            return None, self._config.jwt_secret
+        raise refused("its algorithm is none that is accepted here")
+
+    def _claims(self, token: str, key: RSAPublicKey | str, algorithm: str) -> dict[str, Any]:
         config = self._config
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
-                config.jwt_secret,
-                algorithms=[ALGORITHM],
+                key,
+                algorithms=[algorithm],
                 leeway=LEEWAY,
                 issuer=config.jwt_issuer or None,
                 options={"require": ["exp", "iat", "sub"], "verify_aud": False},
@@ -134,31 +170,23 @@ class Tokens:
         except jwt.ExpiredSignatureError as error:
             raise TokenExpired from error
         except jwt.InvalidTokenError as error:
-            raise Unauthenticated(f"The token is not valid: {error}.") from error
+            raise refused(str(error)) from error
         parties = config.jwt_authorized_parties
         if parties and claims.get("azp", parties[0]) not in parties:
-            raise Unauthenticated("The token is not valid: its azp is none of ours.")
+            raise refused("its azp is none of ours")
         return claims
 
-    @staticmethod
-    def _principal(claims: Mapping[str, Any]) -> Principal:
-        nested = claims.get("o")
-        orgs = {org for org in (claims.get("org_id"), nested.get("id") if isinstance(nested, dict) else None) if org}
-        if len(orgs) != 1:
-            raise Unauthenticated("The token is not valid: it must name one org (org_id or o.id).")
-        org = orgs.pop()
-        role = claims.get("org_role") or (nested.get("rol") if isinstance(nested, dict) else None) or "member"
-        if not all(isinstance(text, str) and text and "\x00" not in text for text in (org, claims["sub"])):
-            raise Unauthenticated("The token is not valid: org and sub must be text.")
-        try:
-            expires_at = datetime.fromtimestamp(claims["exp"], UTC)
-        except (ValueError, OverflowError, OSError) as error:
-            raise Unauthenticated("The token is not valid: its exp is out of range.") from error
-        return Principal(org, claims["sub"], str(role), float(claims["iat"]), expires_at)
+
+def demand(principal: Principal, *roles: Role) -> None:
+    """Raise Forbidden unless the user has one of these roles: `demand(request[keys.PRINCIPAL], Role.MANAGER)`."""
+    if principal.role not in roles:
+        raise Forbidden(f"This needs the role {' or '.join(roles)}; your token says {principal.role}.")
 
 
-def issue(config: Config, org: str, user: str, role: str, ttl: timedelta) -> str:
-    """A token of our own, for operators and tests."""
+def issue(config: Config, org: str, user: str, role: Role, ttl: timedelta) -> str:
+    """A token of our own, for operators and tests. Raises InvalidInput without JWT_SECRET."""
+    if not config.jwt_secret:
+        raise InvalidInput("Tokens cannot be issued here: JWT_SECRET is not set. They come from Clerk alone.")
     now = datetime.now(UTC)
     claims = {"sub": user, "org_id": org, "org_role": role, "iat": now, "exp": now + ttl}
     if config.jwt_issuer:

@@ -11,7 +11,8 @@ from ottoai.metrics import Metrics
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
 from ottoai.realtime.quotas import Quotas
-from ottoai.web.auth import Principal, Revoked, Tokens
+from ottoai.web.auth import Revoked, Tokens
+from ottoai.web.claims import Principal
 from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health

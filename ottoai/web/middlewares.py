@@ -95,7 +95,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     token = auth.bearer(request)
     if token is None:
         raise Unauthenticated
-    principal = request.app[keys.TOKENS].verify(token)
+    principal = await request.app[keys.TOKENS].verify(token)
     request[keys.PRINCIPAL] = principal
     with log.bind(tenant_id=principal.tenant_id, user_id=principal.user_id):
         try:

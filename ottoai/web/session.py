@@ -31,8 +31,9 @@ from ottoai.realtime.messages import (
 from ottoai.realtime.stream import Stream
 from ottoai.realtime.wheel import HEARTBEAT
 from ottoai.web import keys
-from ottoai.web.auth import Principal, TokenExpired, TokenRevoked
+from ottoai.web.auth import TokenExpired, TokenRevoked
 from ottoai.web.channels import authorise, parse_since
+from ottoai.web.claims import Principal
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,10 @@ class LiveSocket(web.WebSocketResponse):
         await super().write_eof()
 
 
-def verified(app: web.Application, token: str) -> Principal:
+async def verified(app: web.Application, token: str) -> Principal:
     """Whose token this is; a refusal is counted. Raises Unauthenticated, StoreUnavailable."""
     try:
-        return app[keys.TOKENS].verify(token)
+        return await app[keys.TOKENS].verify(token)
     except Unauthenticated as error:
         reason = {TokenExpired: "expired", TokenRevoked: "revoked"}.get(type(error), "invalid")
         app[keys.METRICS].ws_auth_failures_total.inc(reason=reason)
@@ -208,7 +209,7 @@ class Session:
 
     async def _refresh(self, token: str) -> None:
         """Go on with a newer token of the same user, on the channels that it still has a right to."""
-        principal = verified(self._app, token)
+        principal = await verified(self._app, token)
         connection, hub = self._connection, self._app[keys.HUB]
         if (principal.tenant_id, principal.user_id) != (connection.tenant_id, connection.user_id):
             raise Forbidden("The new token is another user's: open another connection.")

@@ -56,7 +56,7 @@ async def slow_down(request: web.Request, handler: Handler) -> web.StreamRespons
     address = client_ip(request, request.app[keys.CONFIG].trusted_proxies)
     failing = request.app[keys.FAILING]
     standing = failing.standing(address)
-    if standing.wait and not _in_the_right(request, address):
+    if standing.wait and not await _in_the_right(request, address):
         _count(request, standing, limited=True)
         _log(request, standing, ip=address)
         _refuse(request, [standing])
@@ -76,7 +76,7 @@ async def slow_down(request: web.Request, handler: Handler) -> web.StreamRespons
             _count(request, standing, limited=False)
 
 
-def _in_the_right(request: web.Request, address: str) -> bool:
+async def _in_the_right(request: web.Request, address: str) -> bool:
     """Whether it comes with a token that is valid, or with a password that was right before. A WebSocket may yet send
     its token as its first message; how many may is bounded.
     """
@@ -86,7 +86,7 @@ def _in_the_right(request: web.Request, address: str) -> bool:
     if token is None:
         return request.path == "/ws"
     try:
-        request.app[keys.TOKENS].verify(token)
+        await request.app[keys.TOKENS].verify(token)
     except OttoError as error:
         return error.status >= 500  # that we cannot tell is nobody's failure
     return True

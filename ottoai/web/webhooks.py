@@ -5,18 +5,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
 
-import msgspec
 from aiohttp import web
 
 from ottoai import log
-from ottoai.domain import revocations
 from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
 from ottoai.web import keys
 from ottoai.web.api.reading import respond
 from ottoai.webhooks import callrail, clerk
 from ottoai.webhooks.delivery import Raw
+from ottoai.webhooks.provision import provision
 from ottoai.webhooks.receive import Receipt, receive, wanted_headers
 
 logger = logging.getLogger(__name__)
@@ -29,15 +27,6 @@ OUTCOMES = {
     "unclaimed": "unclaimed",
     "spooled": "spooled",
 }
-
-
-class Heeded(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of an event of Clerk's."""
-
-    status: Literal["processed", "ignored"]
-    provider: str
-    kind: str
-    detail: str | None = None
 
 
 async def call_rail(request: web.Request) -> web.Response:
@@ -58,7 +47,7 @@ async def _take(
     provider: str,
     kind: str,
     headers: Iterable[str],
-    take: Callable[[Raw], Awaitable[Receipt | Heeded]],
+    take: Callable[[Raw], Awaitable[Receipt]],
 ) -> web.Response:
     metrics = request.app[keys.METRICS]
     started = time.perf_counter()
@@ -85,22 +74,10 @@ async def _take_report(app: web.Application, raw: Raw) -> Receipt:
     return receipt
 
 
-async def _take_event(app: web.Application, raw: Raw) -> Heeded:
-    clerk.verify(raw, app[keys.CONFIG].clerk_webhook_secrets)
-    event = clerk.parse(raw)
-    ending = event.ending
-    fields = {"provider": raw.provider, "kind": event.kind, "external_id": raw.headers[clerk.ID]}
-    if ending is None:
-        logger.info("Webhook of no concern ignored", extra={**fields, "status": "ignored"})
-        return Heeded("ignored", raw.provider, event.kind)
-    with log.bind(tenant_id=ending.tenant_id or "", user_id=ending.user_id or ""):
-        try:
-            await revocations.revoke(app[keys.DB].system(), ending.tenant_id, ending.user_id, ending.at)
-        except NotFound:
-            logger.info("Webhook of an unknown organisation ignored", extra={**fields, "status": "ignored"})
-            return Heeded("ignored", raw.provider, event.kind, "No tenant has this organisation's id.")
-        logger.info("Webhook processed successfully", extra={**fields, "status": "processed"})
-        return Heeded("processed", raw.provider, event.kind)
+async def _take_event(app: web.Application, raw: Raw) -> Receipt:
+    receipt = await provision(app[keys.INGEST], raw)
+    _tell(receipt)
+    return receipt
 
 
 async def _raw(request: web.Request, provider: str, kind: str, headers: Iterable[str]) -> Raw:
@@ -134,6 +111,8 @@ def _tell(receipt: Receipt) -> None:
                 logger.warning("Webhook of an unknown company kept", extra={**fields, "status": receipt.status})
             case "spooled":
                 logger.warning("Webhook spooled, the database is away", extra={**fields, "status": receipt.status})
+            case "ignored":
+                logger.info("Webhook of no concern ignored", extra={**fields, "status": receipt.status})
             case "duplicate_ignored":
                 logger.info("Webhook ignored by idempotency key", extra={**fields, "status": receipt.status})
             case "processed":

@@ -21,7 +21,7 @@ from ottoai.realtime.connection import Connection
 from ottoai.realtime.messages import MAX_MESSAGE, PROTOCOL, Auth, CloseCode, decode
 from ottoai.realtime.wires import WEBSOCKET
 from ottoai.web import auth, keys
-from ottoai.web.auth import Principal
+from ottoai.web.claims import Principal
 from ottoai.web.middlewares import client_ip
 from ottoai.web.session import LiveSocket, Session, verified
 
@@ -43,7 +43,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     if offered and PROTOCOL not in offered:
         raise InvalidInput(f"Sec-WebSocket-Protocol: {PROTOCOL} must be among the protocols offered.")
     token = auth.presented(request)
-    principal = verified(request.app, token) if token else None
+    principal = await verified(request.app, token) if token else None
     if request.app[keys.HEALTH].draining:
         raise Draining
     if principal is None and request.app[keys.SOCKETS].strangers >= UNAUTHENTICATED:
@@ -85,7 +85,7 @@ async def _authenticate_first(request: web.Request, socket: web.WebSocketRespons
         if message.type is WSMsgType.TEXT:
             first = decode(message.data)
             if isinstance(first, Auth):
-                return verified(request.app, first.token)
+                return await verified(request.app, first.token)
         metrics.ws_auth_failures_total.inc(reason="missing")
     except TimeoutError:
         metrics.ws_auth_failures_total.inc(reason="timeout")

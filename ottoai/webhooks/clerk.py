@@ -1,9 +1,8 @@
-"""Clerk's webhooks, as pure functions: whether an event is genuine, and whose access it ends.
+"""Clerk's webhooks, as pure functions: whether an event is genuine, and what it says (clerk_events.py).
 
-Sources: Clerk's guide to its webhooks (`type`, `data`, and `timestamp`, the event's own time) and catalogue of events,
-and Svix's on signatures, since it is Svix that sends them. An event that was not taken is sent again for about a day,
-each time with a signature of that time, and events may come in any order: so what counts is when something happened,
-never when it was told.
+Source: Svix's guide to its signatures, since it is Svix that sends them. An event that was not taken is sent again for
+about a day, each time with a signature of that time, and events may come in any order: so what counts is when something
+happened, never when it was told.
 """
 
 import base64
@@ -12,11 +11,12 @@ import hmac
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from ottoai.errors import BadSignature, InvalidInput
+from ottoai.webhooks.clerk_events import SHAPES, Facts, Moment, Told
 from ottoai.webhooks.delivery import Raw
 
 NAME: Final = "clerk"
@@ -29,110 +29,14 @@ TOLERANCE: Final = timedelta(minutes=5)  # by which the time of sending may diff
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 SECONDS: Final = 10**11  # Unix times below are in seconds (as in some of Clerk's examples), others in milliseconds
 
-Word = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[!-~]*\Z")]  # ids and types are such
-
-_Shape = TypeVar("_Shape", bound="Told")
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """Whose access ended, and when. `tenant_id` None: in every tenant; `user_id` None: every user's of the tenant."""
-
-    tenant_id: str | None
-    user_id: str | None
-    at: datetime
+_Shape = TypeVar("_Shape", bound=Told)
 
 
 class Event(msgspec.Struct, frozen=True):
-    """An event, understood. `ending` None: nobody's access ends with it."""
+    """An event, understood."""
 
     kind: str
-    ending: Ending | None = None
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of every event that are read, with Clerk's names."""
-
-    type: Word
-    timestamp: int | None = None
-
-    def whose(self) -> tuple[str | None, str | None] | None:
-        """The tenant and the user whose access ends, as in Ending; None when it does not."""
-        return None
-
-
-class Named(msgspec.Struct, frozen=True):
-    """What has an id."""
-
-    id: Word
-
-
-class User(Named, frozen=True, kw_only=True):
-    """A user."""
-
-    banned: bool | None = None
-
-
-class Member(msgspec.Struct, frozen=True):
-    """What a membership says of its user."""
-
-    user_id: Word
-
-
-class Membership(msgspec.Struct, frozen=True):
-    """That a user belongs to an organisation."""
-
-    organization: Named
-    public_user_data: Member
-
-
-class UserDeleted(Told, frozen=True, kw_only=True):
-    """There is no such user any more."""
-
-    data: Named
-
-    def whose(self) -> tuple[str | None, str | None] | None:
-        """The user's, in every tenant."""
-        return None, self.data.id
-
-
-class UserUpdated(Told, frozen=True, kw_only=True):
-    """Something about a user has changed: perhaps that it may not sign in."""
-
-    data: User
-
-    def whose(self) -> tuple[str | None, str | None] | None:
-        """The user's, in every tenant, if it is banned."""
-        return (None, self.data.id) if self.data.banned else None
-
-
-class MembershipDeleted(Told, frozen=True, kw_only=True):
-    """A user does not belong to an organisation any more."""
-
-    data: Membership
-
-    def whose(self) -> tuple[str | None, str | None] | None:
-        """The user's, in that tenant."""
-        return self.data.organization.id, self.data.public_user_data.user_id
-
-
-class OrganizationDeleted(Told, frozen=True, kw_only=True):
-    """There is no such organisation any more."""
-
-    data: Named
-
-    def whose(self) -> tuple[str | None, str | None] | None:
-        """Every user's, in that tenant."""
-        return self.data.id, None
-
-
-# The end of a session is not among them: tokens are not checked for their session, and revoking all of a user's would
-# sign out the user's other devices.
-SHAPES: Final[dict[str, type[Told]]] = {
-    "user.deleted": UserDeleted,
-    "user.updated": UserUpdated,
-    "organizationMembership.deleted": MembershipDeleted,
-    "organization.deleted": OrganizationDeleted,
-}
+    facts: Facts
 
 
 def verify(raw: Raw, secrets: Sequence[str]) -> None:
@@ -157,11 +61,18 @@ def sign(message_id: str, timestamp: str, body: bytes, secret: str) -> str:
 
 def parse(raw: Raw) -> Event:
     """What the event says. Raises InvalidInput naming the field that is missing or of the wrong type."""
+    told = _told(raw)
+    return Event(told.type, told.facts(Moment(_happened_at(told.timestamp, _sent_at(raw)), raw.headers[ID])))
+
+
+def kept(raw: Raw) -> bytes:
+    """The same event, with what is read of it and nothing else: what may be kept. Raises InvalidInput."""
+    return msgspec.json.encode(_told(raw))
+
+
+def _told(raw: Raw) -> Told:
     body = raw.json_object()
-    kind = _read(body, Told).type
-    told = _read(body, SHAPES.get(kind, Told))
-    whose = told.whose()
-    return Event(kind, Ending(*whose, _happened_at(told.timestamp, _sent_at(raw))) if whose else None)
+    return _read(body, SHAPES.get(_read(body, Told).type, Told))
 
 
 def _read(body: dict[str, Any], shape: type[_Shape]) -> _Shape:

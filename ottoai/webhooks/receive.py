@@ -51,7 +51,7 @@ UNCLAIMED_BODY: Final = 64 * 1024  # bytes; real ones have some 3 KiB
 ROUTES_KEPT: Final = 5.0  # seconds that a routing answer is reused; a wrong signature asks again at once
 ROUTES_BOUND: Final = 10_000
 
-Status = Literal["processed", "duplicate_ignored", "quarantined", "unclaimed", "spooled"]
+Status = Literal["processed", "duplicate_ignored", "ignored", "quarantined", "unclaimed", "spooled"]
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -33,6 +33,16 @@ async def test_token_alone_on_its_line_opens_the_api(product):
     assert (await get(product.base, "/api/calls", token[:-4] + "AAAA"))[0] == 401
 
 
+def test_token_takes_three_roles(product):
+    words = ("token", "--org", "demo", "--user", "ann", "--role")
+    for role in ("member", "manager", "service"):
+        issued = product.ottoai(*words, role).stdout.strip()
+        assert f"user ann, role {role}" in product.ottoai("token", "inspect", issued).stdout
+    refused = product.ottoai(*words, "boss")
+    assert refused.returncode == 2
+    assert "boss" in refused.stderr
+
+
 def test_token_inspect(product, token):
     done = product.ottoai("token", "inspect", "-", input=token + "\n")
     assert done.returncode == 0, done.stderr

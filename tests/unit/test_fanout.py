@@ -16,7 +16,7 @@ from ottoai.realtime.connection import Connection
 from ottoai.realtime.fanout import Fanout
 from ottoai.realtime.stream import Entry, Stream
 from ottoai.realtime.wires import WEBSOCKET
-from ottoai.web.auth import Principal
+from ottoai.web.claims import Principal
 
 CHANNELS = ("tenant:t:events", "lead:a:timeline", "lead:b:timeline")
 
