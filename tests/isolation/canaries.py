@@ -88,6 +88,10 @@ def rows(t: Planted) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "credentials", {
         "provider": "twilio", "name": "auth_token", "current": f"{w}-twilio-token", "previous": f"{w}-twilio-before",
     }  # fmt: skip
+    yield "users", {
+        "user_id": t.user, "role": "member", "member": True, "membership_stamp": f"{w}-stamp-of-membership",
+        "name": f"{w} user name", "person_stamp": f"{w}-stamp-of-person",
+    }  # fmt: skip
     yield "revocations", {"user_id": f"{w}-revoked-user", "valid_after": "2020-01-01T00:00:00+00:00"}
 
 

@@ -13,6 +13,7 @@ ROLES: Final = ("ottoai_app", "ottoai_privacy", "ottoai_system", "ottoai_witness
 # tenants' rows, and update those of IN_PLACE.
 GRANTS: Final = {
     "calls": ("select insert update", ""),
+    "clerk_users": ("", "select insert update delete"),
     "credentials": ("", "select insert update"),
     "development_texts": ("select insert", ""),
     "events": ("select insert", "select delete"),
@@ -28,17 +29,20 @@ GRANTS: Final = {
     "tenant_routes": ("", "select insert update delete"),
     "tenants": ("select", "select insert update"),
     "unclaimed_deliveries": ("", "select insert delete"),
+    "users": ("select insert update", "select"),
 }
 IN_PLACE: Final = frozenset({"calls", "events", "heads"})
 
 # Policies beside the tenant's own, each with the reason why it crosses tenants.
 CROSSING: Final = {
+    ("clerk_users", "ottoai_system"): "users of all tenants, as Clerk tells of them",
+    ("users", "ottoai_system"): "at which tenants a user works",
     ("credentials", "ottoai_system"): "with which key a delivery is verified; tenant add, set",
     ("events", "ottoai_system"): "retention",
     ("heads", "ottoai_system"): "which logs grew",
-    ("idempotency_keys", "ottoai_system"): "retention, operators' counts",
+    ("idempotency_keys", "ottoai_system"): "retention, operators' counts, quarantine",
     ("outbox", "ottoai_system"): "due jobs of all tenants",
-    ("payloads", "ottoai_system"): "retention",
+    ("payloads", "ottoai_system"): "retention, quarantine",
     ("revocations", "ottoai_system"): "revoked tokens of all tenants",
     ("tenant_routes", "ottoai_system"): "whose a delivery is",
     ("tenants", "ottoai_system"): "tenant add, set, list",
@@ -50,13 +54,19 @@ CROSSING: Final = {
     ("tasks", "ottoai_witness"): "the same",
     ("tenants", "ottoai_witness"): "the same",
 }
+COLUMNS_OF_APP: Final = {  # what may change in rows that otherwise stay as they are
+    ("idempotency_keys", "outcome"): "a quarantined delivery has had its effect",
+    ("payloads", "error"): "why it stays quarantined",
+}
 COLUMNS_OF_WITNESS: Final = {"tenants": {"id"}}  # elsewhere tenant_id and id
 
 # Exceptions.
 WITHOUT_TENANT: Final = {
     "tenants": "is the tenant",
+    "clerk_users": "of users, whatever tenants they belong to; the system role alone",
     "unclaimed_deliveries": "of companies that are no tenants yet; the system role alone",
 }
+NOBODYS: Final = WITHOUT_TENANT.keys() - {"tenants"}
 NULLABLE_TENANT: Final = {"revocations": "of a user in every tenant; no tenant sees such a row"}
 TOOLS: Final = {
     "_yoyo_log": "the migrations' own books, without data of tenants",
@@ -143,7 +153,7 @@ def _policies(cursor: Any) -> list[str]:
             if role == "ottoai_witness" and command != "SELECT":
                 wrong.append(f"policy {name} on {table} lets ottoai_witness do more than read")
     twice = len(found) - len(own) - len(crossing)
-    wrong += [f"{table} has no policy for ottoai_app" for table in GRANTS.keys() - {"unclaimed_deliveries"} - own]
+    wrong += [f"{table} has no policy for ottoai_app" for table in GRANTS.keys() - NOBODYS - own]
     wrong += [f"the policy of {role} on {table} is gone" for table, role in CROSSING.keys() - crossing]
     return wrong + (["a table has two policies for the same role: they add up"] if twice else [])
 
@@ -161,7 +171,7 @@ def _grants(cursor: Any) -> list[str]:
         found.setdefault((relation, role), set()).add(privilege)
     expected = {(table, "ottoai_app"): set(app.split()) for table, (app, _) in GRANTS.items()}
     expected |= {(table, "ottoai_system"): set(system.split()) for table, (_, system) in GRANTS.items()}
-    for table in GRANTS.keys() - {"unclaimed_deliveries"}:
+    for table in GRANTS.keys() - NOBODYS:
         expected[table, "ottoai_privacy"] = {"select", "delete"} | ({"update"} if table in IN_PLACE else set())
     for listed in (VIEWS, TOOL_GRANTS):
         expected |= {(name, role): set(words.split()) for name, of in listed.items() for role, words in of.items()}
@@ -191,7 +201,7 @@ def _columns(cursor: Any) -> list[str]:
         for table, role in CROSSING
         if role == "ottoai_witness"
         for column in COLUMNS_OF_WITNESS.get(table, {"tenant_id", "id"})
-    }
+    } | {(table, column, "ottoai_app", "update") for table, column in COLUMNS_OF_APP}
     return [f"a grant on a column that should not be, or is missing: {each}" for each in sorted(found ^ expected)]
 
 

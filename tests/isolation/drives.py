@@ -21,6 +21,7 @@ from tests.helpers import report
 from tests.isolation.canaries import THING_IDS, A, B
 
 MISSING: Final = "11111111-1111-4111-8111-111111111111"
+FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -141,6 +142,11 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
     ("POST", "/call-rail/{kind}/{hook}"): callrail_webhook,
     ("POST", "/clerk/webhook"): clerk,
     ("GET", "/ops"): public(),
+    ("GET", "/ops/quarantine"): public(f"?tenant={B.id}"),
+    ("POST", "/ops/quarantine/replay"): lambda path: [
+        Ask(path, f"id={B.uuid(6)}".encode(), FORM),
+        Ask(path, b"all=1", FORM),
+    ],
     ("GET", "/docs/problems/{type}"): public(),
     ("GET", "/asyncapi.json"): public(),
     ("GET", "/static/{name}"): lambda _: [Ask("/static/otto.js"), Ask(f"/static/{B.word}.js")],

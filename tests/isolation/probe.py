@@ -9,10 +9,10 @@ from typing import Any
 import psycopg2
 
 from tests.isolation.canaries import THING_IDS, A, B, Planted
-from tests.isolation.catalogue import CROSSING, GRANTS, IN_PLACE, OWN_ROW
+from tests.isolation.catalogue import CROSSING, GRANTS, IN_PLACE, NOBODYS, OWN_ROW
 from tests.isolation.sessions import acting
 
-TABLES = sorted(GRANTS.keys() - {"unclaimed_deliveries"})
+TABLES = sorted(GRANTS.keys() - NOBODYS)
 GHOST = "nobody"
 
 
