@@ -6,7 +6,7 @@
 -- because round trips are what ingestion costs. The lock before it holds back other reports of the same call, so that
 -- what `known` reads is what this report meets.
 --
--- Reports merge field by field by rank (1 pre-call, 2 routed, 3 complete, 4 modified) whatever order they come in: a
+-- Reports merge field by field by rank (1 ringing, 2 routed, 3 completed, 4 corrected) whatever order they come in: a
 -- later rank wins, and a fact that a report does not state takes nothing away.
 -- A repeated delivery changes nothing and returns fresh = false.
 -- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
@@ -80,9 +80,9 @@ saved as (
         case when m.final then 'completed' when m.reports ? '2' then 'routed' else 'ringing' end,
         m.answered, m.voicemail,
         coalesce(m.final and m.direction = 'inbound' and (m.answered is false or m.voicemail), false),
-        m.duration_seconds, coalesce(m.started_at, :received_at::timestamptz), m.customer_phone, m.customer_name,
-        m.tracking_phone, m.source, m.reports
-    from merged as m left join saved_lead as l on true
+        m.duration_seconds, coalesce(m.started_at, k.started_at, :received_at::timestamptz), m.customer_phone,
+        m.customer_name, m.tracking_phone, m.source, m.reports
+    from merged as m left join saved_lead as l on true left join known as k on true
     on conflict (tenant_id, provider, external_id) do update set
         lead_id = coalesce(excluded.lead_id, c.lead_id),
         direction = excluded.direction,
@@ -91,7 +91,7 @@ saved as (
         voicemail = excluded.voicemail,
         missed = excluded.missed,
         duration_seconds = excluded.duration_seconds,
-        started_at = least(c.started_at, excluded.started_at),
+        started_at = excluded.started_at, -- as told, whatever came first; else the first receipt
         customer_phone = excluded.customer_phone,
         customer_name = excluded.customer_name,
         tracking_phone = excluded.tracking_phone,

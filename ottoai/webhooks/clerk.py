@@ -12,12 +12,13 @@ import hmac
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final
 
 import msgspec
 
-from ottoai.errors import BadSignature, InvalidInput
+from ottoai.errors import BadSignature
 from ottoai.webhooks.delivery import Raw
+from ottoai.webhooks.fields import EARLIEST, read
 
 NAME: Final = "clerk"
 ID: Final = "svix-id"
@@ -26,12 +27,9 @@ SIGNATURE: Final = "svix-signature"
 HEADERS: tuple[str, ...] = (ID, TIMESTAMP, SIGNATURE)
 
 TOLERANCE: Final = timedelta(minutes=5)  # by which the time of sending may differ from the time of receipt
-EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 SECONDS: Final = 10**11  # Unix times below are in seconds (as in some of Clerk's examples), others in milliseconds
 
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[!-~]*\Z")]  # ids and types are such
-
-_Shape = TypeVar("_Shape", bound="Told")
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -158,18 +156,10 @@ def sign(message_id: str, timestamp: str, body: bytes, secret: str) -> str:
 def parse(raw: Raw) -> Event:
     """What the event says. Raises InvalidInput naming the field that is missing or of the wrong type."""
     body = raw.json_object()
-    kind = _read(body, Told).type
-    told = _read(body, SHAPES.get(kind, Told))
+    kind = read(body, Told, strict=True).type
+    told = read(body, SHAPES.get(kind, Told), strict=True)
     whose = told.whose()
     return Event(kind, Ending(*whose, _happened_at(told.timestamp, _sent_at(raw))) if whose else None)
-
-
-def _read(body: dict[str, Any], shape: type[_Shape]) -> _Shape:
-    try:
-        return msgspec.convert(body, shape)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        raise InvalidInput(f"{where.rstrip('`') or 'body'}: {what}") from error
 
 
 def _happened_at(told: int | None, sent_at: datetime) -> datetime:

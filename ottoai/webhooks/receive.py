@@ -16,16 +16,16 @@ import msgspec
 from ottoai import trace
 from ottoai.config import Config
 from ottoai.db import Database, Row, Session, queries
-from ottoai.domain import calls, hours, tenants
+from ottoai.domain import reports, tenants
 from ottoai.domain.events import Appended
 from ottoai.domain.tenants import Tenant
 from ottoai.errors import BadSignature, InvalidInput, StoreUnavailable, TooLarge
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
-from ottoai.webhooks import callrail
+from ottoai.webhooks import callrail, twilio
 from ottoai.webhooks.delivery import Delivery, Provider, Raw
 
-PROVIDERS: Final[dict[str, Provider]] = {callrail.NAME: callrail}
+PROVIDERS: Final[dict[str, Provider]] = {callrail.NAME: callrail, twilio.NAME: twilio}
 DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in development
 
 # Deliveries kept for companies that nobody has added: enough for a day's mistake, too few to fill a disk.
@@ -117,7 +117,7 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
             break  # that was no remembered answer: asking again would not change it
     demos = [tenant.id == DEMO for tenant in found] if identities else [True]
     if ingest.config.development and not provider.signed(raw) and demos and all(demos):
-        raw.json_object()
+        provider.identify(raw)  # what nobody signed and nobody can read is not kept
         return await tenants.by_id(ingest.db.system(), DEMO, raw.provider)
     if len(found) > 1:
         raise BadSignature("The delivery names more than one company.")
@@ -128,16 +128,15 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
     if identities and not provider.signed(raw):
         raise BadSignature("The delivery is not signed.")
     if not identities:
-        raise InvalidInput("company_id: is missing, and so is every other field that tells whose delivery this is")
+        raise InvalidInput(f"{provider.OWNER}: is missing, and so is all else that tells whose delivery this is")
     return None
 
 
 async def _record(ingest: Ingest, tenant: Tenant, raw: Raw, delivery: Delivery) -> Receipt:
-    facts = delivery.report.facts
-    recorded = await calls.record(
+    recorded = await reports.record(
         ingest.db.one(tenant.id),
         delivery.report,
-        hours.first_text_at(raw.received_at, tenant.hours, facts.customer_phone),
+        tenant.hours,
         raw.received_at,
         variant=delivery.variant,
         **_as_columns(raw),
@@ -168,6 +167,7 @@ async def _keep_unclaimed(system: Session, raw: Raw, identities: tuple[str, ...]
         kind=raw.kind,
         identities=list(identities),
         headers=columns["headers"],
+        url=raw.url,
         body=raw.body,
         received_at=raw.received_at,
         bound=UNCLAIMED_BOUND,
@@ -211,6 +211,7 @@ def _as_raw(row: Row) -> Raw:
         kind=row["kind"],
         hook="",
         headers=row["headers"],
+        url=row["url"],
         body=bytes(row["body"]),
         received_at=row["received_at"],
     )
