@@ -59,9 +59,10 @@ known_lead as (
 
 saved_lead as (
     insert into leads as l (tenant_id, phone, name, source, last_contact_at)
-    select :tenant_id, customer_phone, customer_name, source, coalesce(started_at, :received_at::timestamptz)
-    from merged
-    where customer_phone is not null
+    select :tenant_id, m.customer_phone, m.customer_name, m.source,
+        coalesce(m.started_at, k.started_at, :received_at::timestamptz)
+    from merged as m left join known as k on true
+    where m.customer_phone is not null
     on conflict (tenant_id, phone) do update set
         name = coalesce(excluded.name, l.name),
         source = coalesce(l.source, excluded.source),
