@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 import jwt
@@ -31,7 +32,7 @@ from ottoai.vault import Vault
 from ottoai.web.auth import Revoked, Tokens, issue
 from ottoai.web.claims import Principal
 from ottoai.web.jwks import open_keys
-from ottoai.webhooks import callrail, provision
+from ottoai.webhooks import callrail, provision, twilio
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
 
 SAMPLE_KINDS: Final = samples.KINDS
@@ -73,6 +74,8 @@ def prepare(config: Config) -> None:
         "callrail_company": samples.COMPANY,
         "callrail_key": "demo-signing-key",
         "tracking_number": samples.TRACKING_NUMBER,
+        # Its samples come unsigned: with an auth token, texts would go through Twilio.
+        "twilio_number": samples.TWILIO_NUMBER,
     }
 
     vault = Vault(config.secret_keys)
@@ -250,34 +253,53 @@ def token_inspect(config: Config, args: Namespace) -> int:
 
 def send_webhook(config: Config, args: Namespace) -> int:
     """Sign and send a sample; exits 1 when it is not taken."""
-    key = asyncio.run(signing_key(config, args.tenant))
-    phone = {"customer_phone_number": args.phone} if args.phone else {}
-    sample = samples.callrail(args.kind, args.id or samples.new_call_id(), **phone)
-    body = msgspec.json.encode(sample)
-    url = f"{args.base or _base(config)}/call-rail/{args.kind}"
+    sample = samples.sample(args.kind, args.id or samples.new_call_id(), args.phone)
+    address, body, headers = asyncio.run(_signed(config, args.tenant, args.kind, sample, args.base or _base(config)))
 
     async def send() -> tuple[int, str]:
-        headers = {"Content-Type": "application/json", "Signature": callrail.sign(body, key)}
-        async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as response:
-            return response.status, await response.text()
+        async with aiohttp.ClientSession() as session, session.post(address, data=body, headers=headers) as response:
+            return response.status, response.headers.get("X-Webhook-Status") or await response.text()
 
     try:
         status, text = asyncio.run(send())
     except aiohttp.ClientError as error:
-        raise NotFound(f"Nothing answers at {url}: {error}. Is `make run` running?") from error
+        raise NotFound(f"Nothing answers at {address}: {error}. Is `make run` running?") from error
     say(f"{status} {text}")
     return 0 if status == 200 else 1
 
 
+async def _signed(
+    config: Config, tenant_id: str, kind: str, sample: dict[str, Any], base: str
+) -> tuple[str, bytes, dict[str, str]]:
+    """Address, body and headers of a sample as its provider would send it."""
+    if kind in samples.TWILIO:
+        path = f"/twilio/{kind}"
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        key = await _key(config, tenant_id, twilio.NAME)
+        if key is not None:
+            headers["X-Twilio-Signature"] = twilio.sign((config.public_url or base) + path, sample, key)
+        elif tenant_id != DEMO or not config.development:
+            raise InvalidInput(f"Tenant {tenant_id} has no auth token: set one with `tenant set --twilio-token`.")
+        return base + path, urlencode(sample).encode(), headers
+    body = msgspec.json.encode(sample)
+    signature = callrail.sign(body, await signing_key(config, tenant_id))
+    return f"{base}/call-rail/{kind}", body, {"Content-Type": "application/json", "Signature": signature}
+
+
 async def signing_key(config: Config, tenant_id: str) -> str:
     """The current CallRail signing key of a tenant. Raises NotFound, InvalidInput."""
+    key = await _key(config, tenant_id, callrail.NAME)
+    if key is None:
+        raise InvalidInput(f"Tenant {tenant_id} has no signing key: set one with `tenant set --callrail-key`.")
+    return key
+
+
+async def _key(config: Config, tenant_id: str, provider: str) -> str | None:
     async with open_pool(config, Metrics(__version__)) as db:
-        tenant = await tenants.by_id(db.system(), Vault(config.secret_keys), tenant_id, callrail.NAME)
+        tenant = await tenants.by_id(db.system(), Vault(config.secret_keys), tenant_id, provider)
     if tenant is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
-    if not tenant.keys:
-        raise InvalidInput(f"Tenant {tenant_id} has no signing key: set one with `tenant set --callrail-key`.")
-    return tenant.keys[0]
+    return tenant.keys[0] if tenant.keys else None
 
 
 def tail(config: Config, args: Namespace) -> int:

@@ -61,6 +61,13 @@ def _zone(raw: str) -> str:
         raise ValueError("must be an IANA time zone such as America/New_York") from error
 
 
+def _origin(raw: str) -> str:
+    url = urlsplit(raw)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+        raise ValueError("must be a URL such as https://api.example.com, without a query")
+    return raw.rstrip("/")
+
+
 def _secret(raw: str) -> str:
     if len(raw.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long (try: openssl rand -hex 32)")
@@ -274,8 +281,15 @@ class Config:
     trusted_proxies: tuple[Network, ...] = setting(
         "TRUSTED_PROXIES",
         _networks,
-        "Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.",
+        "Networks whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are believed.",
         default=(),
+    )
+    public_url: str = setting(
+        "PUBLIC_URL",
+        _origin,
+        "Where providers reach the API, such as `https://api.example.com`: Twilio signs the address that it calls. "
+        "Unset: what the request itself says, and trusted proxies say of it.",
+        default="",
     )
     log_level: str = setting("LOG_LEVEL", _level, "DEBUG, INFO, WARNING or ERROR.", default="INFO")
     db_pool_size: int = setting(

@@ -147,9 +147,19 @@ class Metrics:
         )
         self.webhook_requests_total = c(
             "webhook_requests_total",
-            "Deliveries received, by outcome.",
-            provider=PROVIDERS,
-            outcome=("processed", "duplicate", "ignored", "quarantined", "unclaimed", "spooled", "rejected", "failed"),
+            "Deliveries received, by outcome; `unknown`: nobody receives these, provider `other` included.",
+            provider=(*PROVIDERS, "other"),
+            outcome=(
+                "processed",
+                "duplicate",
+                "ignored",
+                "quarantined",
+                "unclaimed",
+                "spooled",
+                "rejected",
+                "failed",
+                "unknown",
+            ),
         )
         self.webhook_processing_seconds = h(
             "webhook_processing_seconds", "Time to take a delivery in.", WEBHOOK_BOUNDS, provider=PROVIDERS

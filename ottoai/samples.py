@@ -1,7 +1,8 @@
-"""Sample webhooks: bodies as CallRail sends them, about people and numbers that do not exist."""
+"""Sample webhooks: bodies as CallRail and Twilio send them, about people and numbers that do not exist."""
 
 import random
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -15,8 +16,13 @@ PHONES: Final = {
 }
 DAY: Final = (9, 19)  # hours of the day, well inside the legal ones
 COMPANY: Final = "155920786"
+COMPANY_RESOURCE: Final = "COM0123456789abcdef0123456789abcdef"
 TRACKING_NUMBER: Final = "+14045550114"
-KINDS: Final = ("pre-call", "routing-complete", "call-complete", "call-modified")
+TWILIO_ACCOUNT: Final = "AC0123456789abcdef0123456789abcdef"
+TWILIO_NUMBER: Final = "+14045550115"
+CALLRAIL: Final = ("pre-call", "routing-complete", "call-complete", "call-modified", "text-message")
+TWILIO: Final = ("call-status", "sms")
+KINDS: Final = (*CALLRAIL, *TWILIO)
 
 
 def daytime_phone(now: datetime, number: int | None = None) -> str:
@@ -39,7 +45,7 @@ def callrail(kind: str, call_id: int, *, now: datetime | None = None, **fields: 
         "call_type": "missed" if kind == "pre-call" else "abandoned",
         "company_id": int(COMPANY),
         "company_name": "Demo Roofing",
-        "company_resource_id": "COM0123456789abcdef0123456789abcdef",
+        "company_resource_id": COMPANY_RESOURCE,
         "company_time_zone": "America/New_York",
         "created_at": started,
         "customer_city": "Rochester",
@@ -71,6 +77,106 @@ def callrail(kind: str, call_id: int, *, now: datetime | None = None, **fields: 
         "voicemail": False,
     }
     return {**body, **fields}
+
+
+def callrail_text(text_id: int, *, now: datetime | None = None, **fields: Any) -> dict[str, Any]:
+    """A text message that a customer sent. `fields` replace or add."""
+    now = now or datetime.now(UTC)
+    body: dict[str, Any] = {
+        "company_resource_id": COMPANY_RESOURCE,
+        "content": "Hi, do you also repair gutters?",
+        "conversation_id": f"SMT{text_id:032x}",
+        "destination_number": TRACKING_NUMBER,
+        "id": text_id,
+        "lead_status": None,
+        "media_urls": [],
+        "message_type": "sms",
+        "person_resource_id": f"PER{text_id:032x}",
+        "resource_id": f"SMS{text_id:032x}",
+        "source_number": fields.pop("customer_phone_number", None) or daytime_phone(now),
+        "timestamp": now.isoformat(timespec="milliseconds"),
+    }
+    return {**body, **fields}
+
+
+def twilio_call(status: str, call_id: int, *, now: datetime | None = None, **fields: str) -> dict[str, str]:
+    """A callback about an inbound call. `fields` replace or add."""
+    now = now or datetime.now(UTC)
+    order = ("queued", "initiated", "ringing", "in-progress")
+    over = status not in order
+    body = {
+        "AccountSid": TWILIO_ACCOUNT,
+        "ApiVersion": "2010-04-01",
+        "CallSid": f"CA{call_id:032x}",
+        "CallStatus": status,
+        "CallbackSource": "call-progress-events",
+        "Called": TWILIO_NUMBER,
+        "CalledCountry": "US",
+        "Caller": "",
+        "CallerCity": "ROCHESTER",
+        "CallerState": "NY",
+        "Direction": "inbound",
+        "From": daytime_phone(now),
+        "SequenceNumber": str(len(order) if over else order.index(status)),
+        "Timestamp": format_datetime(now - timedelta(seconds=0 if over else 25)),
+        "To": TWILIO_NUMBER,
+    }
+    if over:
+        body |= {"CallDuration": "21" if status == "completed" else "0", "Duration": "1"}
+    body |= fields
+    return {**body, "Caller": body["From"], "Called": body["To"]}
+
+
+def twilio_text(text_id: int, *, now: datetime | None = None, **fields: str) -> dict[str, str]:
+    """A text message that a customer sent. `fields` replace or add."""
+    sid = f"SM{text_id:032x}"
+    body = {
+        "AccountSid": TWILIO_ACCOUNT,
+        "ApiVersion": "2010-04-01",
+        "Body": "Hi, do you also repair gutters?",
+        "From": daytime_phone(now or datetime.now(UTC)),
+        "FromCity": "ROCHESTER",
+        "FromState": "",
+        "MessageSid": sid,
+        "NumMedia": "0",
+        "NumSegments": "1",
+        "SmsMessageSid": sid,
+        "SmsSid": sid,
+        "SmsStatus": "received",
+        "To": TWILIO_NUMBER,
+    }
+    return {**body, **fields}
+
+
+def twilio_text_status(status: str, text_id: int, **fields: str) -> dict[str, str]:
+    """A callback about a text message that the tenant sent. `fields` replace or add."""
+    sid = f"SM{text_id:032x}"
+    body = {
+        "AccountSid": TWILIO_ACCOUNT,
+        "ApiVersion": "2010-04-01",
+        "From": TWILIO_NUMBER,
+        "MessageSid": sid,
+        "MessageStatus": status,
+        "SmsSid": sid,
+        "SmsStatus": status,
+        "To": daytime_phone(datetime.now(UTC)),
+    }
+    if status in {"failed", "undelivered"}:
+        body["ErrorCode"] = "30003"
+    return {**body, **fields}
+
+
+def sample(kind: str, number: int, phone: str | None = None) -> dict[str, Any]:
+    """A webhook of KINDS about call or text `number`, from a customer with this phone."""
+    phone = phone or daytime_phone(datetime.now(UTC))
+    match kind:
+        case "text-message":
+            return callrail_text(number, customer_phone_number=phone)
+        case "call-status":
+            return twilio_call("no-answer", number) | {"From": phone, "Caller": phone}
+        case "sms":
+            return twilio_text(number) | {"From": phone}
+    return callrail(kind, number, customer_phone_number=phone)
 
 
 def new_call_id() -> int:

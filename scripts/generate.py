@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 from msgspec import inspect
@@ -24,7 +24,7 @@ from ottoai.errors import OttoError
 from ottoai.realtime.messages import CLOSES, Reaction, ServerOut
 from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, WHEN, sentence, tag_of
 from ottoai.web.limits import Limit, limits
-from ottoai.webhooks import callrail
+from ottoai.webhooks import callrail, twilio
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 FILES: Final = ("CONFIGURATION.md", "EVENTS.md", "METRICS.md", "PROTOCOL.md", "WEBHOOKS.md")
@@ -182,10 +182,20 @@ def reports() -> str:
     )  # fmt: skip
 
 
-def report_fields() -> str:
+def report_fields(shape: type[msgspec.Struct]) -> str:
     """The fields of a report that are read."""
-    lines = [f"| `{field.encode_name}` | {shown(field.type)} |" for field in struct(callrail.Fields).fields]
+    lines = [f"| `{field.encode_name}` | {shown(field.type)} |" for field in struct(shape).fields]
     return rows("| Field | Type |", lines)
+
+
+def statuses() -> str:
+    """Twilio's statuses of a call."""
+    lines = [
+        f"| `{status}` | {rank} | {'yes' if rank >= twilio.OVER else 'no'} |" for status, rank in twilio.RANKS.items()
+    ]
+    dials = ", ".join(f"`{status}`" for status in get_args(twilio.DialStatus))
+    lines.append(f"| any, with `DialCallStatus` ({dials}) | {twilio.DIAL_RANK} | yes |")
+    return rows("| Status | Rank | The call is over |", lines)
 
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
@@ -200,7 +210,11 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "close-codes": close_codes,
     "errors": error_types,
     "callrail-reports": reports,
-    "callrail-fields": report_fields,
+    "callrail-fields": lambda: report_fields(callrail.Fields),
+    "callrail-text-fields": lambda: report_fields(callrail.TextFields),
+    "twilio-statuses": statuses,
+    "twilio-call-fields": lambda: report_fields(twilio.CallFields),
+    "twilio-text-fields": lambda: report_fields(twilio.TextFields),
 }
 
 

@@ -6,10 +6,10 @@
 -- because round trips are what ingestion costs. The lock before it holds back other reports of the same call, so that
 -- what `known` reads is what this report meets.
 --
--- Reports merge field by field by rank (1 pre-call, 2 routed, 3 complete, 4 modified) whatever order they come in: a
+-- Reports merge field by field by rank (1 ringing, 2 routed, 3 completed, 4 corrected) whatever order they come in: a
 -- later rank wins, and a fact that a report does not state takes nothing away.
 -- A repeated delivery changes nothing and returns fresh = false.
--- Returns tenant_id, fresh, claimed_by (trace id of the first to claim the key), events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
+-- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
 select pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || :external_id, 0));
 with
 claim as (
@@ -59,9 +59,10 @@ known_lead as (
 
 saved_lead as (
     insert into leads as l (tenant_id, phone, name, source, last_contact_at)
-    select :tenant_id, customer_phone, customer_name, source, coalesce(started_at, :received_at::timestamptz)
-    from merged
-    where customer_phone is not null
+    select :tenant_id, m.customer_phone, m.customer_name, m.source,
+        coalesce(m.started_at, k.started_at, :received_at::timestamptz)
+    from merged as m left join known as k on true
+    where m.customer_phone is not null
     on conflict (tenant_id, phone) do update set
         name = coalesce(excluded.name, l.name),
         source = coalesce(l.source, excluded.source),
@@ -80,9 +81,9 @@ saved as (
         case when m.final then 'completed' when m.reports ? '2' then 'routed' else 'ringing' end,
         m.answered, m.voicemail,
         coalesce(m.final and m.direction = 'inbound' and (m.answered is false or m.voicemail), false),
-        m.duration_seconds, coalesce(m.started_at, :received_at::timestamptz), m.customer_phone, m.customer_name,
-        m.tracking_phone, m.source, m.reports
-    from merged as m left join saved_lead as l on true
+        m.duration_seconds, coalesce(m.started_at, k.started_at, :received_at::timestamptz), m.customer_phone,
+        m.customer_name, m.tracking_phone, m.source, m.reports
+    from merged as m left join saved_lead as l on true left join known as k on true
     on conflict (tenant_id, provider, external_id) do update set
         lead_id = coalesce(excluded.lead_id, c.lead_id),
         direction = excluded.direction,
@@ -91,7 +92,7 @@ saved as (
         voicemail = excluded.voicemail,
         missed = excluded.missed,
         duration_seconds = excluded.duration_seconds,
-        started_at = least(c.started_at, excluded.started_at),
+        started_at = excluded.started_at, -- as told, whatever came first; else the first receipt
         customer_phone = excluded.customer_phone,
         customer_name = excluded.customer_name,
         tracking_phone = excluded.tracking_phone,
@@ -157,12 +158,6 @@ drafts (place, event, severity, lead_id, data) as (
 select
     :tenant_id as tenant_id,
     exists(select from claim) as fresh,
-    (
-        select k.trace_id from idempotency_keys as k
-        where
-            k.tenant_id = :tenant_id and k.provider = :provider and k.kind = :kind
-            and k.external_id = :external_id and k.variant = :variant
-    ) as claimed_by,
     (
         select coalesce(jsonb_agg(to_jsonb(j)), '[]')::text
         from staged as j

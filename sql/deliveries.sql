@@ -32,10 +32,40 @@ select
         from append_events(:tenant_id, :trace_id, (select jsonb_agg(to_jsonb(d)) from drafts as d)) as e
     ) as events;
 
+-- name: claimed_by$
+-- The trace in which a delivery was first recorded; null when it was not.
+select trace_id
+from idempotency_keys
+where
+    tenant_id = :tenant_id and provider = :provider and kind = :kind
+    and external_id = :external_id and variant = :variant;
+
+-- name: note^
+-- Keeps a delivery that changes nothing, once. Returns what record_report does.
+with
+claim as (
+    insert into idempotency_keys (tenant_id, provider, kind, external_id, variant, outcome, trace_id)
+    values (:tenant_id, :provider, :kind, :external_id, :variant, 'processed', :trace_id)
+    on conflict do nothing
+    returning id
+),
+
+payload as (
+    insert into payloads (idempotency_key_id, tenant_id, headers, body)
+    select id, :tenant_id, :headers::jsonb, :body::bytea from claim
+)
+
+select
+    :tenant_id as tenant_id,
+    exists(select from claim) as fresh,
+    '[]' as jobs,
+    (select epoch from heads where tenant_id = :tenant_id) as epoch,
+    '[]' as events;
+
 -- name: keep_unclaimed$
 -- Keeps a delivery of a company that nobody has added, unless `bound` of its provider are kept. Null when they are.
-insert into unclaimed_deliveries (provider, kind, identities, headers, body, received_at)
-select :provider, :kind, :identities::text[], :headers::jsonb, :body::bytea, :received_at
+insert into unclaimed_deliveries (provider, kind, identities, headers, url, body, received_at)
+select :provider, :kind, :identities::text[], :headers::jsonb, :url, :body::bytea, :received_at
 where (select count(*) from (select from unclaimed_deliveries where provider = :provider limit :bound) as kept) < :bound
 returning id;
 
@@ -46,6 +76,7 @@ select
     u.provider,
     u.kind,
     u.headers,
+    u.url,
     u.body,
     u.received_at
 from unclaimed_deliveries as u

@@ -1,7 +1,8 @@
 -- Tenants and what leads to them. All run as ottoai_system.
 
 -- name: routed
--- Tenants that own at least one of these identities ('kind:value') at a provider, with their signing keys.
+-- Tenants that own at least one of these identities ('kind:value') at a provider, with what it signs with: CallRail a
+-- key, Twilio the account's token. A hook is a tenant's for all providers, and kept as CallRail's.
 select
     t.id,
     t.name,
@@ -10,14 +11,14 @@ select
     c.current as current_key,
     c.previous as previous_key
 from tenants as t
-left join credentials as c on t.id = c.tenant_id and c.provider = :provider and c.name = 'signing_key'
+left join credentials as c on t.id = c.tenant_id and c.provider = :provider and c.name in ('signing_key', 'auth_token')
 where
     t.id in (
         select r.tenant_id
         from unnest(:identities::text[]) as i (identity)
         inner join tenant_routes as r
             on
-                r.provider = :provider
+                r.provider = case when i.identity like 'hook:%%' then 'callrail' else :provider end
                 and r.kind = split_part(i.identity, ':', 1)
                 and r.value = substr(i.identity, strpos(i.identity, ':') + 1)
     );
@@ -32,7 +33,7 @@ select
     c.current as current_key,
     c.previous as previous_key
 from tenants as t
-left join credentials as c on t.id = c.tenant_id and c.provider = :provider and c.name = 'signing_key'
+left join credentials as c on t.id = c.tenant_id and c.provider = :provider and c.name in ('signing_key', 'auth_token')
 where t.id = :id;
 
 -- name: add!

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from ottoai.db import Session, queries
+from ottoai.db import Row, Session, queries
 from ottoai.domain import outbox
 from ottoai.domain.events import Appended
 
@@ -27,7 +27,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One report about one call. `rank` says which statement wins where two differ: 1 pre-call … 4 modified."""
+    """One report about one call. `rank` says which statement wins where two differ: 1 ringing, 2 routed, 3 completed,
+    4 corrected afterwards. From 3 on the call is over.
+    """
 
     external_id: str
     rank: int
@@ -35,14 +37,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What a delivery did. `fresh` is false for a repeated one, which does nothing; `claimed_by`: the trace in which it
-    was first recorded.
-    """
+    """What a delivery did. `fresh` is false for a repeated one, which does nothing."""
 
     fresh: bool
-    claimed_by: str
     appended: Appended
     jobs: tuple[outbox.Due, ...]
+
+    @classmethod
+    def of(cls, row: Row) -> "Recorded":
+        """From what a statement that records a delivery returns."""
+        return cls(row["fresh"], Appended.of(row["tenant_id"], row), outbox.staged(row))
 
 
 async def record(
@@ -62,4 +66,4 @@ async def record(
         repair_after=outbox.REPAIR_AFTER,
         **delivery,
     )
-    return Recorded(row["fresh"], row["claimed_by"] or "", Appended.of(row["tenant_id"], row), outbox.staged(row))
+    return Recorded.of(row)

@@ -63,6 +63,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: str
     created_at: datetime
     sent_at: datetime | None
+    error_code: str | None
 
 
 class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,7 +106,9 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "telephony.call.status": Call,
     "telephony.call.completed": Call,
     "telephony.call.missed": Call,
+    "telephony.sms.received": Message,
     "telephony.sms.sent": Message,
+    "telephony.sms.status": Message,
     "lead.created": Lead,
     "lead.updated": Lead,
     "missed_call.queued": MissedCall,

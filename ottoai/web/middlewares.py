@@ -11,9 +11,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai import log, trace
-from ottoai.config import Network
+from ottoai.config import Config, Network
 from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
-from ottoai.web import auth, keys, problem
+from ottoai.web import auth, keys, problem, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             logger.warning("Request failed", extra={"error": error.type, "detail": error.detail}, exc_info=error)
         return problem.of(error, request)
     except web.HTTPException as error:
+        if error.status == 404 and request.method == "POST":
+            unknown.note(request)
         return problem.of_http(error, request)
     except Exception as error:  # the edge: whatever it was, the client gets a problem and the log the cause
         if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
@@ -129,6 +131,18 @@ def client_ip(request: web.Request, trusted: tuple[Network, ...]) -> str:
             break
         address = candidate
     return address
+
+
+def public_url(request: web.Request, config: Config) -> str:
+    """The URL as its caller knows it, query included: what stands in front of us may have changed scheme and host. It
+    may hold secrets.
+    """
+    scheme, host = request.scheme, request.host
+    if _within(request.remote or "", config.trusted_proxies):
+        # The first of several is what the client said to the outermost proxy.
+        scheme = request.headers.get("X-Forwarded-Proto", scheme).partition(",")[0].strip()
+        host = request.headers.get("X-Forwarded-Host", host).partition(",")[0].strip()
+    return (config.public_url or f"{scheme}://{host}") + request.raw_path
 
 
 def _within(address: str, networks: tuple[Network, ...]) -> bool:

@@ -9,11 +9,12 @@ from aiohttp.typedefs import Handler
 from ottoai.errors import NotFound
 from ottoai.web import asyncapi, emit, internal, ops, problem, quarantine, stream, webhooks, ws
 from ottoai.web.api import calls, events, leads, missed_calls
-from ottoai.webhooks import callrail
+from ottoai.webhooks import callrail, twilio
 
 STATIC: Final = Path(__file__).parents[1] / "static"
 
-_REPORTS: Final = "|".join(callrail.RANKS)
+_REPORTS: Final = "|".join(callrail.KINDS)
+_CALLBACKS: Final = "|".join(twilio.KINDS)
 
 
 async def static(request: web.Request) -> web.StreamResponse:
@@ -34,6 +35,8 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/ws/test-emit", emit.test_emit),
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}", webhooks.call_rail),
     ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
+    ("POST", f"/twilio/{{kind:{_CALLBACKS}}}", webhooks.twilio_callback),
+    ("POST", f"/twilio/{{kind:{_CALLBACKS}}}/{{hook}}", webhooks.twilio_callback),
     ("POST", "/clerk/webhook", webhooks.clerk_event),
     ("GET", "/ops", ops.page),
     ("GET", "/ops/quarantine", quarantine.page),

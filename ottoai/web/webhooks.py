@@ -12,12 +12,15 @@ from ottoai import log
 from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
 from ottoai.web import keys
 from ottoai.web.api.reading import respond
-from ottoai.webhooks import callrail, clerk
+from ottoai.web.middlewares import public_url
+from ottoai.webhooks import callrail, clerk, twilio
 from ottoai.webhooks.delivery import Raw
 from ottoai.webhooks.provision import provision
 from ottoai.webhooks.receive import Receipt, receive, wanted_headers
 
 logger = logging.getLogger(__name__)
+
+TWIML = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
 OUTCOMES = {
     "processed": "processed",
@@ -30,9 +33,18 @@ OUTCOMES = {
 
 
 async def call_rail(request: web.Request) -> web.Response:
-    """POST /call-rail/{kind}[/{hook}]: one report about one call."""
+    """POST /call-rail/{kind}[/{hook}]: one report about one call or text message."""
     take = partial(_take_report, request.app)
     return await _take(request, callrail.NAME, request.match_info["kind"], wanted_headers(callrail.NAME), take)
+
+
+async def twilio_callback(request: web.Request) -> web.Response:
+    """POST /twilio/{kind}[/{hook}]: one callback about one call or text message. Twilio takes what is answered for
+    instructions, and reads nothing but TwiML.
+    """
+    take = partial(_take_report, request.app)
+    kind = request.match_info["kind"]
+    return await _take(request, twilio.NAME, kind, wanted_headers(twilio.NAME), take, _no_instructions)
 
 
 async def clerk_event(request: web.Request) -> web.Response:
@@ -48,6 +60,7 @@ async def _take(
     kind: str,
     headers: Iterable[str],
     take: Callable[[Raw], Awaitable[Receipt]],
+    answer: Callable[[Receipt, int], web.Response] = respond,
 ) -> web.Response:
     metrics = request.app[keys.METRICS]
     started = time.perf_counter()
@@ -57,7 +70,7 @@ async def _take(
         outcome = OUTCOMES[receipt.status]
         if outcome == "duplicate":
             metrics.idempotency_duplicates_total.inc(provider=provider)
-        return respond(receipt, 202 if receipt.status == "unclaimed" else 200)
+        return answer(receipt, 202 if receipt.status == "unclaimed" else 200)
     except (InvalidInput, Unauthenticated, web.HTTPRequestEntityTooLarge) as error:
         outcome = "rejected"
         detail = error.detail if isinstance(error, OttoError) else "body: larger than 1 MiB"
@@ -66,6 +79,12 @@ async def _take(
     finally:
         metrics.webhook_requests_total.inc(provider=provider, outcome=outcome)
         metrics.webhook_processing_seconds.observe(time.perf_counter() - started, provider=provider)
+
+
+def _no_instructions(receipt: Receipt, status: int) -> web.Response:
+    """Empty TwiML; what became of the delivery is in a header."""
+    headers = {"X-Webhook-Status": receipt.status}
+    return web.Response(text=TWIML, status=status, content_type="text/xml", headers=headers)
 
 
 async def _take_report(app: web.Application, raw: Raw) -> Receipt:
@@ -87,6 +106,7 @@ async def _raw(request: web.Request, provider: str, kind: str, headers: Iterable
         kind=kind,
         hook=request.match_info.get("hook", ""),
         headers={name: request.headers[name] for name in headers if name in request.headers},
+        url=public_url(request, request.app[keys.CONFIG]),
         body=await _body(request),
         received_at=received_at,
     )

@@ -9,16 +9,20 @@ against replays is that every delivery is remembered.
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal
 
 import msgspec
 
 from ottoai.domain.calls import Facts, Report
 from ottoai.domain.hours import e164
+from ottoai.domain.messages import Nothing, Text
 from ottoai.errors import InvalidInput
 from ottoai.webhooks.delivery import Delivery, Raw
+from ottoai.webhooks.fields import MAX_ID, MAX_TEXT, believed, checked_id, plain, read
+
+Direction = Literal["inbound", "outbound"]
 
 NAME: Final = "callrail"
 SIGNATURE: Final = "signature"
@@ -28,23 +32,37 @@ RANKS: Final = {"pre-call": 1, "routing-complete": 2, "call-complete": 3, "call-
 # Reports sent while the call still rings carry placeholders for its outcome: they state nothing.
 UNFINISHED: Final = frozenset({1, 2})
 
-# A call cannot have begun after its report; a clock may be this much off.
-CLOCK_SKEW: Final = timedelta(minutes=5)
+TEXT: Final = "text-message"
+KINDS: Final = (*RANKS, TEXT)
+OWNER: str = "company_id"
 
-MAX_ID: Final = 100  # ids are short; a longer one is not an id
+WRAPPERS: Final = ("call", "text_message")  # what the nested shape may wrap its fields in
 
 
-class Fields(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a report that are read, with CallRail's names. Numbers may come as strings."""
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of every report that are read, with CallRail's names. Numbers may come as strings."""
 
     id: int | str | None = None
     resource_id: str | None = None
     company_id: int | str | None = None
     company_resource_id: str | None = None
+
+    def external_id(self) -> str:
+        """What is reported. Raises InvalidInput."""
+        told = str(self.id or self.resource_id or "")
+        if not told:
+            raise InvalidInput("id: is missing")
+        return checked_id("id", told)
+
+
+class Fields(Told, frozen=True, kw_only=True):
+    """The fields of a report about a call."""
+
     tracking_phone_number: str | None = None
     customer_phone_number: str | None = None
     customer_name: str | None = None
-    direction: str | None = None
+    direction: Direction | None = None
+    call_type: str | None = None
     answered: bool | None = None
     voicemail: bool | None = None
     duration: int | None = None
@@ -52,12 +70,26 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
     source_name: str | None = None
 
 
+class TextFields(Told, frozen=True, kw_only=True):
+    """The fields of a report about a text message. CallRail names an `agent` in those that the company sent."""
+
+    source_number: str | None = None
+    destination_number: str | None = None
+    customer_name: str | None = None
+    direction: Direction | None = None
+    agent: str | None = None
+    content: str | None = None
+    timestamp: datetime | None = None
+
+
 def identify(raw: Raw) -> tuple[str, ...]:
     """What tells whose this is, as `kind:value`. Raises InvalidInput when the body cannot be read."""
-    fields = _identity(raw.json_object())
+    body = _flat(raw.json_object())
+    own_number = _own_number(body) if raw.kind == TEXT else "tracking_phone_number"
+    fields = _identity(body, "company_id", "company_resource_id", own_number)
     hook = (f"hook:{raw.hook}",) if raw.hook else ()
     companies = tuple(f"company:{fields[name]}" for name in ("company_id", "company_resource_id") if fields.get(name))
-    number = e164(fields.get("tracking_phone_number"))
+    number = e164(fields.get(own_number))
     return hook + companies + ((f"number:{number}",) if number else ())
 
 
@@ -79,82 +111,72 @@ def sign(body: bytes, key: str) -> str:
 
 def parse(raw: Raw) -> Delivery:
     """What the delivery says. Raises InvalidInput naming the field that is missing or of the wrong type."""
-    rank = RANKS[raw.kind]
-    fields = _fields(raw)
-    external_id = str(fields.id or fields.resource_id or "")
-    if not external_id:
-        raise InvalidInput("id: is missing")
-    if not external_id.isprintable():
-        raise InvalidInput("id: holds a character that cannot be printed")
-    if len(external_id) > MAX_ID:
-        raise InvalidInput(f"id: longer than {MAX_ID} characters")
+    report = _text(raw) if raw.kind == TEXT else _call(raw)
+    said = report.facts if isinstance(report, Report) else report
+    digest = hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:32]
+    return Delivery(external_id=report.external_id, variant=digest, report=report)
+
+
+def _call(raw: Raw) -> Report:
+    fields, rank = read(_told(raw), Fields), RANKS[raw.kind]
     facts = _facts(fields, raw, unfinished=rank in UNFINISHED)
-    digest = hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
-    return Delivery(
-        external_id=external_id, variant=digest, report=Report(external_id=external_id, rank=rank, facts=facts)
+    return Report(external_id=fields.external_id(), rank=rank, facts=facts)
+
+
+def _text(raw: Raw) -> Text | Nothing:
+    fields = read(_told(raw), TextFields)
+    outbound = _own_number(_flat(raw.json_object())) == "source_number"
+    phone = e164(fields.destination_number if outbound else fields.source_number)
+    if phone is None:  # a short code: nobody to call back
+        return Nothing(external_id=fields.external_id())
+    return Text(
+        external_id=fields.external_id(),
+        direction="outbound" if outbound else "inbound",
+        phone=phone,
+        body=plain(fields.content, MAX_TEXT) or "",
+        name=plain(fields.customer_name),
+        sent_at=believed(fields.timestamp, raw.received_at),
     )
+
+
+def _own_number(body: Mapping[str, Any]) -> str:
+    """Which field of a text message holds the company's number. Those received name neither direction nor agent."""
+    direction = body.get("direction") or ("outbound" if "agent" in body else "inbound")
+    return "source_number" if direction == "outbound" else "destination_number"
 
 
 def _facts(fields: Fields, raw: Raw, *, unfinished: bool) -> Facts:
-    if fields.direction not in {None, "inbound", "outbound"}:
-        raise InvalidInput(f"direction: {fields.direction!r} is neither inbound nor outbound")
     if fields.duration is not None and not 0 <= fields.duration < 2**31:
         raise InvalidInput("duration: out of range")
-    started_at = fields.start_time
-    if started_at is not None:
-        started_at = _in_utc(started_at)
-        # What cannot be true is treated as not told: the time of receipt then stands in.
-        if started_at is not None and not datetime(2000, 1, 1, tzinfo=UTC) < started_at < raw.received_at + CLOCK_SKEW:
-            started_at = None
     return Facts(
-        direction=fields.direction,
+        direction=fields.direction or ("outbound" if fields.call_type == "outbound" else None),
         answered=None if unfinished else fields.answered,
         voicemail=None if unfinished else fields.voicemail,
         duration_seconds=None if unfinished else fields.duration,
-        started_at=started_at,
+        started_at=believed(fields.start_time, raw.received_at),
         customer_phone=e164(fields.customer_phone_number),
-        customer_name=_text(fields.customer_name),
+        customer_name=plain(fields.customer_name),
         tracking_phone=e164(fields.tracking_phone_number),
-        source=_text(fields.source_name),
+        source=plain(fields.source_name),
     )
 
 
-def _fields(raw: Raw) -> Fields:
-    told = {name: value for name, value in _flat(raw.json_object()).items() if value not in ("", None)}
-    try:
-        return msgspec.convert(told, Fields, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(_where(str(error))) from error
-
-
-def _where(message: str) -> str:
-    what, _, where = message.partition(" - at `$.")
-    return f"{where.rstrip('`') or 'body'}: {what}"
+def _told(raw: Raw) -> dict[str, Any]:
+    """The fields, without those that are empty: they state nothing."""
+    return {name: value for name, value in _flat(raw.json_object()).items() if value not in ("", None)}
 
 
 def _flat(body: dict[str, Any]) -> dict[str, Any]:
     """The nested shape, {"call": {…}}, is the flat one with a wrapper."""
-    inner = body.get("call")
-    return {**body, **inner} if isinstance(inner, dict) else body
+    for name in WRAPPERS:
+        if isinstance(inner := body.get(name), dict):
+            return {**body, **inner}
+    return body
 
 
-def _identity(body: dict[str, Any]) -> dict[str, str]:
-    names = ("company_id", "company_resource_id", "tracking_phone_number")
-    told = {name: str(value) for name, value in _flat(body).items() if name in names and isinstance(value, str | int)}
+def _identity(body: Mapping[str, Any], *names: str) -> dict[str, str]:
+    told = {name: str(value) for name, value in body.items() if name in names and isinstance(value, str | int)}
     for name, value in told.items():
         if len(value) > MAX_ID or not value.isprintable():
             raise InvalidInput(f"{name}: must be at most {MAX_ID} characters that can be printed")
     return told
-
-
-def _in_utc(moment: datetime) -> datetime | None:
-    """The moment in UTC, which is also what is meant when no zone is told; None outside of what a date can be."""
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError:
-        return None
-
-
-def _text(value: str | None) -> str | None:
-    """Text that PostgreSQL can hold, without the blanks around it."""
-    return (value or "").replace("\x00", "").strip()[:500] or None

@@ -11,13 +11,14 @@ import hmac
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from ottoai.errors import BadSignature, InvalidInput
+from ottoai.errors import BadSignature
 from ottoai.webhooks.clerk_events import SHAPES, Facts, Moment, Told
 from ottoai.webhooks.delivery import Raw
+from ottoai.webhooks.fields import EARLIEST, read
 
 NAME: Final = "clerk"
 ID: Final = "svix-id"
@@ -26,10 +27,7 @@ SIGNATURE: Final = "svix-signature"
 HEADERS: tuple[str, ...] = (ID, TIMESTAMP, SIGNATURE)
 
 TOLERANCE: Final = timedelta(minutes=5)  # by which the time of sending may differ from the time of receipt
-EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 SECONDS: Final = 10**11  # Unix times below are in seconds (as in some of Clerk's examples), others in milliseconds
-
-_Shape = TypeVar("_Shape", bound=Told)
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -72,15 +70,7 @@ def kept(raw: Raw) -> bytes:
 
 def _told(raw: Raw) -> Told:
     body = raw.json_object()
-    return _read(body, SHAPES.get(_read(body, Told).type, Told))
-
-
-def _read(body: dict[str, Any], shape: type[_Shape]) -> _Shape:
-    try:
-        return msgspec.convert(body, shape)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        raise InvalidInput(f"{where.rstrip('`') or 'body'}: {what}") from error
+    return read(body, SHAPES.get(read(body, Told, strict=True).type, Told), strict=True)
 
 
 def _happened_at(told: int | None, sent_at: datetime) -> datetime:

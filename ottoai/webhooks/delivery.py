@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ottoai.domain.calls import Report
+from ottoai.domain.reports import Report
 from ottoai.errors import InvalidInput
 
 
@@ -17,6 +17,7 @@ class Raw(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     hook: str  # the tenant's own path; empty when the shared one was used
     headers: Mapping[str, str]
+    url: str = ""  # that was called, as its sender knows it: some sign it. Its query repeats secrets; never log it
     body: bytes
     received_at: datetime
 
@@ -42,6 +43,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 class Provider(Protocol):
     """What a provider's module offers. All pure: no clock, no network."""
 
+    OWNER: str  # the field that usually tells whose a delivery is
     HEADERS: tuple[str, ...]  # lower-case names of the headers that are read and kept
 
     def identify(self, raw: Raw) -> tuple[str, ...]:

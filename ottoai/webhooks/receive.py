@@ -17,7 +17,7 @@ import msgspec
 from ottoai import trace
 from ottoai.config import Config
 from ottoai.db import Database, Row, Session, queries
-from ottoai.domain import calls, hours, tenants
+from ottoai.domain import reports, tenants
 from ottoai.domain.calls import Recorded
 from ottoai.domain.events import Appended
 from ottoai.domain.tenants import Tenant
@@ -35,13 +35,13 @@ from ottoai.log import bind
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.vault import Vault
-from ottoai.webhooks import callrail
+from ottoai.webhooks import callrail, twilio
 from ottoai.webhooks.delivery import Delivery, Provider, Raw
 from ottoai.webhooks.spool import Spool
 
 log = logging.getLogger(__name__)
 
-PROVIDERS: Final[dict[str, Provider]] = {callrail.NAME: callrail}
+PROVIDERS: Final[dict[str, Provider]] = {callrail.NAME: callrail, twilio.NAME: twilio}
 DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in development
 
 # Deliveries kept for companies that nobody has added: enough for a day's mistake, too few to fill a disk.
@@ -162,7 +162,7 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
             break  # that was no remembered answer: asking again would not change it
     demos = [tenant.id == DEMO for tenant in found] if identities else [True]
     if ingest.config.development and not provider.signed(raw) and demos and all(demos):
-        raw.json_object()
+        provider.identify(raw)  # what nobody signed and nobody can read is not kept
         return await tenants.by_id(ingest.db.system(), ingest.vault, DEMO, raw.provider)
     if len(found) > 1:
         raise BadSignature("The delivery names more than one company.")
@@ -173,7 +173,7 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
     if identities and not provider.signed(raw):
         raise BadSignature("The delivery is not signed.")
     if not identities:
-        raise InvalidInput("company_id: is missing, and so is every other field that tells whose delivery this is")
+        raise InvalidInput(f"{provider.OWNER}: is missing, and so is all else that tells whose delivery this is")
     return None
 
 
@@ -186,18 +186,28 @@ async def _record(ingest: Ingest, tenant: Tenant, raw: Raw, delivery: Delivery) 
         recorded, again = await record(session, tenant, raw, delivery), True
     ingest.bus.publish(recorded.appended)
     ingest.waker.wake(recorded.jobs)
-    ours = recorded.fresh or (again and recorded.claimed_by == trace.trace_id())
+    ours = recorded.fresh or (again and await _claimed_by_us(session, raw, delivery))
     status: Status = "processed" if ours else "duplicate_ignored"
     return Receipt(status, raw.provider, raw.kind, delivery.external_id, tenant.id)
 
 
+async def _claimed_by_us(session: Session, raw: Raw, delivery: Delivery) -> bool:
+    claimed_by = await queries().deliveries.claimed_by(
+        session,
+        provider=raw.provider,
+        kind=raw.kind,
+        external_id=delivery.external_id,
+        variant=delivery.variant,
+    )
+    return bool(claimed_by == trace.trace_id())
+
+
 async def record(session: Session, tenant: Tenant, raw: Raw, delivery: Delivery) -> Recorded:
     """Commit what a delivery says. Raises StoreUnavailable, InvalidInput, Conflict."""
-    facts = delivery.report.facts
-    return await calls.record(
+    return await reports.record(
         session,
         delivery.report,
-        hours.first_text_at(raw.received_at, tenant.hours, facts.customer_phone),
+        tenant.hours,
         raw.received_at,
         variant=delivery.variant,
         **_as_columns(raw),
@@ -235,6 +245,7 @@ async def _keep_unclaimed(system: Session, raw: Raw, identities: tuple[str, ...]
         kind=raw.kind,
         identities=list(identities),
         headers=columns["headers"],
+        url=raw.url,
         body=raw.body,
         received_at=raw.received_at,
         bound=UNCLAIMED_BOUND,
@@ -280,6 +291,7 @@ def as_raw(row: Row) -> Raw:
         kind=row["kind"],
         hook="",
         headers=row["headers"],
+        url=row["url"],
         body=bytes(row["body"]),
         received_at=row["received_at"],
     )

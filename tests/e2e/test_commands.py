@@ -90,6 +90,18 @@ def refused(product, token: str) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    ("kind", "table"), [("text-message", "messages"), ("sms", "messages"), ("call-status", "calls")]
+)
+def test_send_webhook_of_texts_and_of_twilio(product, call_id, kind, table):
+    done = product.ottoai("send-webhook", kind, "--id", str(call_id), "--phone", "+12125550143")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "processed" in done.stdout
+    column = "provider_id" if table == "messages" else "external_id"
+    wanted = {"text-message": f"{call_id}", "sms": f"SM{call_id:032x}", "call-status": f"CA{call_id:032x}"}[kind]
+    assert product.sql(f"select count(*) from {table} where {column} = %s", wanted) == [(1,)]
+
+
 def test_config_masks_secrets(product):
     done = product.ottoai("config")
     assert done.returncode == 0, done.stderr

@@ -267,3 +267,44 @@ async def test_calls_are_listed_page_by_page(base, make_token):
         cursor = f"&cursor={page['next_cursor']}"
     assert page["next_cursor"] is None
     assert sorted(seen) == [str(n) for n in range(8000, 8005)]
+
+
+@pytest.mark.parametrize(
+    ("path", "provider", "named", "kind"),
+    [
+        ("/call-rail/form-submission", "callrail", "callrail", "form-submission"),
+        ("/call-rail/Wv3x0aSecretHook/call-complete", "callrail", "callrail", "other"),
+        ("/twilio/voice-insights", "twilio", "twilio", "voice-insights"),
+        ("/clerk/events", "clerk", "clerk", "events"),
+        ("/telnyx/webhook/Wv3x0aSecretHook", "other", "telnyx", "webhook"),
+        ("/ring-central/12125550143", "other", "ring-central", "other"),
+    ],
+)
+async def test_webhooks_that_nobody_receives_are_counted_and_named(base, caplog, path, provider, named, kind):
+    import aiohttp
+
+    caplog.set_level("INFO")
+    async with aiohttp.ClientSession() as session:
+        async with session.post(base + path, data=b"{}") as response:
+            assert (response.status, response.content_type) == (404, "application/problem+json")
+        async with session.get(f"{base}/metrics?scope=local") as response:
+            figures = await response.text()
+    assert re.search(
+        rf'webhook_requests_total{{[^}}]*outcome="unknown"[^}}]*provider="{provider}"[^}}]*}} 1\n', figures
+    )
+    said = "New webhook provider detected" if provider == "other" else "Webhook of an unknown kind refused"
+    assert [(r.provider, r.kind) for r in caplog.records if r.message == said] == [(named, kind)]
+    ours = [str(record.__dict__) for record in caplog.records if record.name.startswith("ottoai")]
+    assert ours
+    assert not any("SecretHook" in line or "5550143" in line for line in ours)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/wp-login.php", "/api/nothing/x", "/ws/x", "/cgi-bin/a/b/c/d", "/A/b", "/ops/x"]
+)
+async def test_other_addresses_are_no_webhooks(base, caplog, path):
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.post(base + path, data=b"{}") as response:
+        assert response.status in {401, 404}
+    assert "detected" not in caplog.text

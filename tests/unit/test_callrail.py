@@ -2,6 +2,7 @@
 
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,10 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ottoai import samples
+from ottoai.domain.messages import Nothing
 from ottoai.errors import InvalidInput
 from ottoai.webhooks import callrail
 from ottoai.webhooks.delivery import Raw
 
+BODIES = Path(__file__).parents[1] / "bodies"
+FIELDS = callrail.Fields.__struct_fields__ + callrail.TextFields.__struct_fields__
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
 
 
@@ -67,6 +71,36 @@ def test_who_it_is_from():
     assert f"number:{samples.TRACKING_NUMBER}" in identities
 
 
+def body_of(name: str) -> dict[str, object]:
+    return msgspec.json.decode((BODIES / f"{name}.json").read_bytes())
+
+
+def test_texts_that_came_in_and_went_out():
+    received, sent = body_of("callrail_text_received"), body_of("callrail_text_sent")
+    for body, direction in ((received, "inbound"), (sent, "outbound"), ({"text_message": sent}, "outbound")):
+        delivery = raw(body, "text-message")
+        assert f"number:{samples.TRACKING_NUMBER}" in callrail.identify(delivery)
+        assert f"company:{samples.COMPANY_RESOURCE}" in callrail.identify(delivery)
+        text = callrail.parse(delivery).report
+        assert (text.direction, text.phone) == (direction, "+12125550143")
+    assert text.sent_at == datetime(2026, 11, 23, 14, 59, 52, 4000, tzinfo=UTC)
+    bare = {name: value for name, value in sent.items() if name != "agent"}
+    assert callrail.parse(raw({**bare, "direction": "outbound"}, "text-message")).report.phone == "+12125550143"
+    assert callrail.parse(raw({**sent, "agent": None}, "text-message")).report.direction == "outbound"
+
+
+def test_a_text_of_a_short_code_is_nobodys():
+    body = {**body_of("callrail_text_received"), "source_number": "72975"}
+    assert isinstance(callrail.parse(raw(body, "text-message")).report, Nothing)
+
+
+def test_an_outbound_call_says_so_in_one_of_two_fields():
+    body = body_of("callrail_outbound_call")
+    for told in (body, {**body, "direction": None}):
+        facts = callrail.parse(raw(told)).report.facts
+        assert (facts.direction, facts.customer_phone) == ("outbound", "+12125550143")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
@@ -76,8 +110,8 @@ json_values = st.recursive(
 
 @example({"id": None, "resource_id": None, "company_id": "\x1f"}, "pre-call")
 @given(
-    st.dictionaries(st.sampled_from(callrail.Fields.__struct_fields__), json_values),
-    st.sampled_from(list(callrail.RANKS)),
+    st.dictionaries(st.sampled_from(FIELDS), json_values),
+    st.sampled_from(callrail.KINDS),
 )
 def test_no_body_does_more_than_be_refused_by_field(fields, kind):
     delivery = raw(msgspec.json.encode(fields), kind)
@@ -85,9 +119,9 @@ def test_no_body_does_more_than_be_refused_by_field(fields, kind):
         assert isinstance(callrail.identify(delivery), tuple)
         parsed = callrail.parse(delivery)
     except InvalidInput as refused:
-        assert refused.detail.split(":")[0].split("[")[0] in callrail.Fields.__struct_fields__
+        assert refused.detail.split(":")[0].split("[")[0] in FIELDS
     else:
-        assert "\x00" not in msgspec.json.encode(parsed.report.facts).decode()
+        assert "\x00" not in msgspec.json.encode(parsed.report).decode()
 
 
 @given(st.binary(max_size=300))

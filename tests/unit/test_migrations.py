@@ -11,6 +11,7 @@ CHECKSUMS = {
     "0003_logs": "60ac18adb49472a0d810a797a59449ed9a53a6af76fd7aee22488fbc3e3745fd",
     "0008_privacy": "60d7a26cac79af4059bc85089117804f5c88e9f4b9e24eada931be9cc3da9f48",
     "0006_users": "93015a04d872053fb5bfe7378c747e9fa6213630bbe79c66fca335842c581eaa",
+    "0004_texts": "ff2e500acedad6e02d1f6f431a3e728f29daf1bc2bddb148f0968a0ddb162bc9",
 }
 
 
