@@ -11,7 +11,9 @@ from yarl import URL
 from ottoai import samples
 from ottoai.db import Database
 from ottoai.domain import tenants
+from ottoai.vault import Vault
 from ottoai.webhooks import twilio
+from tests.conftest import SECRET_KEY
 
 TOKEN = "auth-token-of-{}"
 FORM = "application/x-www-form-urlencoded"
@@ -32,7 +34,7 @@ async def give(db: Database, tenant: str = "demo", **given: str) -> None:
         "twilio_token": TOKEN.format(tenant),
         **given,
     }
-    await tenants.change(db.system(), tenant, {}, told)
+    await tenants.change(db.system(), Vault((SECRET_KEY,)), tenant, {}, told)
 
 
 async def call_back(

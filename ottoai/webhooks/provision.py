@@ -93,6 +93,7 @@ async def _keep(ingest: Ingest, raw: Raw, event: Event, tenant_id: str) -> Recei
         kind="",
         identities=[_identity(tenant_id)],
         headers=msgspec.json.encode({name: raw.headers[name] for name in (clerk.ID, clerk.TIMESTAMP)}).decode(),
+        url="",
         body=clerk.kept(raw),
         received_at=raw.received_at,
         bound=UNCLAIMED_BOUND,

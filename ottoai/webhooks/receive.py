@@ -291,7 +291,7 @@ def as_raw(row: Row) -> Raw:
         kind=row["kind"],
         hook="",
         headers=row["headers"],
-        url=row["url"],
+        url=row.get("url") or "",  # which is kept only as long as the signature is to be checked
         body=bytes(row["body"]),
         received_at=row["received_at"],
     )
