@@ -9,7 +9,7 @@ from ottoai.__main__ import main
 from ottoai.commands import ingesting
 from ottoai.domain import calls
 from ottoai.errors import OutcomeUnknown
-from ottoai.webhooks import quarantine, receive
+from ottoai.webhooks import quarantine
 from tests.conftest import execute, of_tenant
 from tests.helpers import deliver, report
 from tests.integration.test_webhooks import log_of
@@ -143,7 +143,7 @@ async def test_an_unknown_commit_is_looked_up_and_answered_truthfully(base, data
             raise OutcomeUnknown
         return await record(tx, report, *args, **kwargs)
 
-    monkeypatch.setattr(receive.calls, "record", lost)
+    monkeypatch.setattr(calls, "record", lost)
     body = report("call-complete", 7001)
     assert (await deliver(base, "call-complete", body))[1]["status"] == "processed"
     assert len(asked) == 2

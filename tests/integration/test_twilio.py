@@ -287,7 +287,7 @@ async def test_an_unknown_account_is_kept_with_its_address_and_replayed(base, db
     assert (await call_back(base, "sms", text, key=""))[0] == 401
     await add_tenant(db, "late", company="42", number="+12125550176")
     await give(db, "late", twilio_sid="AC-late", twilio_number="+12125550177")
-    assert await _replay(config, db, "late") == {"processed": 1, "bad-signature": 1}
+    assert await _replay(config, "late") == {"processed": 1, "bad-signature": 1}
     assert of_tenant(database_url, "select provider_id from messages", tenant="late") == [(text["MessageSid"],)]
 
 

@@ -9,13 +9,13 @@ import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import jwt
 import msgspec
 
 from ottoai.web.routes import ROUTES
-from ottoai.webhooks import callrail
+from ottoai.webhooks import callrail, twilio
 from tests.conftest import SECRET, SIGNING_KEY
 from tests.helpers import report
 from tests.isolation.canaries import THING_IDS, A, B
@@ -99,6 +99,24 @@ def callrail_webhook(path: str) -> Iterable[Ask]:
                 yield Ask(_filled(path, kind=kind, hook=f"{B.word}-hook"), body, headers)
 
 
+def twilio_webhook(path: str) -> Iterable[Ask]:
+    """A callback that names B's number or account, with a guessed signature, a key of A's, and without one."""
+    for kind in twilio.KINDS:
+        for named in ({"To": B.number}, {"From": B.number}, {"AccountSid": f"{B.word}-twilio-account"}):
+            form = {
+                "CallSid": "CA1",
+                "CallStatus": "completed",
+                "MessageSid": "SM1",
+                "Body": "x",
+                "From": A.phone,
+                **named,
+            }
+            where = _filled(path, kind=kind, hook=f"{B.word}-hook")
+            for key in (f"{A.word}-twilio-token", "", "guessed"):
+                headers = {"X-Twilio-Signature": twilio.sign(f"http://127.0.0.1{where}", form, key)} if key else {}
+                yield Ask(where, urlencode(form).encode(), {**FORM, **headers})
+
+
 def _filled(path: str, **values: str) -> str:
     """A route's path with its parameters, which may carry patterns, filled in."""
     return "/".join(
@@ -140,6 +158,8 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
     ("POST", "/ws/test-emit"): emitting,
     ("POST", "/call-rail/{kind}"): callrail_webhook,
     ("POST", "/call-rail/{kind}/{hook}"): callrail_webhook,
+    ("POST", "/twilio/{kind}"): twilio_webhook,
+    ("POST", "/twilio/{kind}/{hook}"): twilio_webhook,
     ("POST", "/clerk/webhook"): clerk,
     ("GET", "/ops"): public(),
     ("GET", "/ops/quarantine"): public(f"?tenant={B.id}"),
