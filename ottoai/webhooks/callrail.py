@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ottoai.domain.calls import Facts, Report
+from ottoai.domain.calls import LATEST, Facts, Report
 from ottoai.domain.hours import e164
 from ottoai.errors import InvalidInput
 from ottoai.webhooks.delivery import Delivery, Raw
@@ -25,6 +25,8 @@ SIGNATURE: Final = "signature"
 HEADERS: tuple[str, ...] = (SIGNATURE, "content-type", "user-agent")
 
 RANKS: Final = {"pre-call": 1, "routing-complete": 2, "call-complete": 3, "call-modified": 4}
+# Not a report of CallRail's but its answer when we ask for the calls of a while: see callrail_list.
+LISTED: Final = "reconcile"
 # Reports sent while the call still rings carry placeholders for its outcome: they state nothing.
 UNFINISHED: Final = frozenset({1, 2})
 
@@ -32,6 +34,7 @@ UNFINISHED: Final = frozenset({1, 2})
 CLOCK_SKEW: Final = timedelta(minutes=5)
 
 MAX_ID: Final = 100  # ids are short; a longer one is not an id
+API_ID: Final = "CAL"  # how an id of the API begins; a webhook has it as resource_id, beside a number as id
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +82,8 @@ def sign(body: bytes, key: str) -> str:
 
 def parse(raw: Raw) -> Delivery:
     """What the delivery says. Raises InvalidInput naming the field that is missing or of the wrong type."""
-    rank = RANKS[raw.kind]
-    fields = _fields(raw)
+    rank = LATEST if raw.kind == LISTED else RANKS[raw.kind]
+    fields = read(raw)
     external_id = str(fields.id or fields.resource_id or "")
     if not external_id:
         raise InvalidInput("id: is missing")
@@ -90,9 +93,14 @@ def parse(raw: Raw) -> Delivery:
         raise InvalidInput(f"id: longer than {MAX_ID} characters")
     facts = _facts(fields, raw, unfinished=rank in UNFINISHED)
     digest = hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
-    return Delivery(
-        external_id=external_id, variant=digest, report=Report(external_id=external_id, rank=rank, facts=facts)
-    )
+    report = Report(external_id=external_id, rank=rank, facts=facts, resource_id=_resource(fields, external_id))
+    return Delivery(external_id=external_id, variant=digest, report=report)
+
+
+def _resource(fields: Fields, external_id: str) -> str | None:
+    """The call's id in CallRail's API; None when it is not told. What cannot be one is treated as not told."""
+    told = fields.resource_id or (external_id if external_id.startswith(API_ID) else "")
+    return told if told and told.isprintable() and len(told) <= MAX_ID else None
 
 
 def _facts(fields: Fields, raw: Raw, *, unfinished: bool) -> Facts:
@@ -119,7 +127,8 @@ def _facts(fields: Fields, raw: Raw, *, unfinished: bool) -> Facts:
     )
 
 
-def _fields(raw: Raw) -> Fields:
+def read(raw: Raw) -> Fields:
+    """The fields of a report. Raises InvalidInput naming the one that is of the wrong type."""
     told = {name: value for name, value in _flat(raw.json_object()).items() if value not in ("", None)}
     try:
         return msgspec.convert(told, Fields, strict=False)

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from ottoai import trace
 from ottoai.config import Config
 from ottoai.db import Database, Row, Session, queries
 from ottoai.domain import calls, hours, tenants
+from ottoai.domain.calls import Recorded
 from ottoai.domain.events import Appended
 from ottoai.domain.tenants import Tenant
 from ottoai.errors import BadSignature, InvalidInput, StoreUnavailable, TooLarge
@@ -92,7 +94,7 @@ async def receive(ingest: Ingest, raw: Raw) -> Receipt:
     try:
         delivery = PROVIDERS[raw.provider].parse(raw)
     except InvalidInput as error:
-        return await _quarantine(ingest, tenant, raw, error.detail)
+        return await quarantine(ingest, tenant, raw, error.detail)
     return await _record(ingest, tenant, raw, delivery)
 
 
@@ -133,22 +135,32 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
 
 
 async def _record(ingest: Ingest, tenant: Tenant, raw: Raw, delivery: Delivery) -> Receipt:
+    recorded = await record(ingest, tenant, raw, delivery)
+    ingest.waker.wake(recorded.jobs)
+    status: Status = "processed" if recorded.fresh else "duplicate_ignored"
+    return Receipt(status, raw.provider, raw.kind, delivery.external_id, tenant.id)
+
+
+async def record(
+    ingest: Ingest, tenant: Tenant, raw: Raw, delivery: Delivery, as_of: datetime | None = None
+) -> Recorded:
+    """Commit what a delivery says and tell of it; its jobs are the caller's to wake. `as_of`: see calls.record."""
     facts = delivery.report.facts
     recorded = await calls.record(
         ingest.db.one(tenant.id),
         delivery.report,
         hours.first_text_at(raw.received_at, tenant.hours, facts.customer_phone),
         raw.received_at,
+        as_of,
         variant=delivery.variant,
         **_as_columns(raw),
     )
     ingest.bus.publish(recorded.appended)
-    ingest.waker.wake(recorded.jobs)
-    status: Status = "processed" if recorded.fresh else "duplicate_ignored"
-    return Receipt(status, raw.provider, raw.kind, delivery.external_id, tenant.id)
+    return recorded
 
 
-async def _quarantine(ingest: Ingest, tenant: Tenant, raw: Raw, error: str) -> Receipt:
+async def quarantine(ingest: Ingest, tenant: Tenant, raw: Raw, error: str) -> Receipt:
+    """Keep what is genuine but unusable, with the reason, once."""
     digest = hashlib.sha256(raw.body).hexdigest()[:32]
     row = await queries().deliveries.quarantine(
         ingest.db.one(tenant.id), external_id="", variant=digest, error=error, **_as_columns(raw)

@@ -8,6 +8,7 @@ CHECKSUMS = {
     "0001_foundation": "b73d9e4774b9e833b162e444cce844825b586498563e6d2084c3f9ff8d957633",
     "0002_revocations": "cb7740956dff9fc6d6ead03fce2280aa93422bf160eddf2a5fe411305b081663",
     "0003_logs": "60ac18adb49472a0d810a797a59449ed9a53a6af76fd7aee22488fbc3e3745fd",
+    "0005_reconcile": "9add1afff86c668ee62876d7cc42f1f7014d1c8a7d5cd7c073c7d80d5e384d27",
 }
 
 
