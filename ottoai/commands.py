@@ -4,7 +4,8 @@ import asyncio
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -27,10 +28,13 @@ from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
 from ottoai.web.auth import Principal, Revoked, Tokens, issue
 from ottoai.webhooks import callrail
+from ottoai.webhooks.callrail_api import open_api
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
+from ottoai.webhooks.reconcile import COUNTED, by_hand, spans
 
 SAMPLE_KINDS: Final = samples.KINDS
 TTL: Final = re.compile(r"(\d{1,5})([smhd])")
+MINUTE: Final = "%Y-%m-%dT%H:%MZ"
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Result = TypeVar("Result")
@@ -133,6 +137,48 @@ def tenant_revoke(config: Config, args: Namespace) -> int:
     whose = f"user {args.user} of tenant {args.id}" if args.user else f"tenant {args.id}"
     say(f"revoked all tokens of {whose} issued up to {moment:%Y-%m-%dT%H:%M:%SZ}; live connections end within a second")
     return 0
+
+
+def tenant_reconcile(config: Config, args: Namespace) -> int:
+    """Compare a tenant's calls with CallRail's list and take in what no webhook told of. Moves no watermark."""
+    now = datetime.now(UTC)
+    since, until = (_moment(text, now) for text in (args.since, args.until))
+    total: Counter[str] = Counter()
+
+    async def compare(db: Database) -> None:
+        async with (
+            open_redis(config) as client,
+            open_bus(client, listen=False) as bus,
+            open_waker(config) as waker,
+            open_api(config, at_once=1) as api,
+        ):
+            comparison = await by_hand(Ingest(config, db, bus, waker, Directory(db.system())), api, args.id)
+            for span in spans(since or comparison.since, min(until or now, comparison.now())):
+                async for progress in comparison.read(span):
+                    found = {name: getattr(progress, name) for name in COUNTED}
+                    total.update(found)
+                    say(f"{span.since:{MINUTE}} to {span.until:{MINUTE}}, page {progress.page}: {_told(found)}")
+
+    _with_database(config, compare)
+    say(f"in all: {_told(total)}")
+    return 0
+
+
+def _told(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{found[name]} {name}" for name in COUNTED if name == "listed" or found[name])
+
+
+def _moment(text: str | None, now: datetime) -> datetime | None:
+    """A time given as such (UTC unless it says otherwise), or as how long ago."""
+    if not text:
+        return None
+    if match := TTL.fullmatch(text):
+        return now - timedelta(**{UNITS[match[2]]: int(match[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is no time: say 2026-11-24, 2026-11-24T08:00 or 36h") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def tenant_list(config: Config, _args: Namespace) -> int:

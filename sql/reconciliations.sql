@@ -24,23 +24,27 @@ insert into reconciliations as r (tenant_id, account, due_at)
 values (:tenant_id, :account, now() + :lease::interval)
 on conflict (tenant_id) do update set
     account = excluded.account,
-    company_id = case when r.account = excluded.account then r.company_id end,
+    companies = case when r.account = excluded.account then r.companies else '{}' end,
     settled_until = case when r.account = excluded.account then r.settled_until end,
     due_at = excluded.due_at
-returning settled_until, company_id, failures, now() as at;
+returning settled_until, companies, failures, now() as at;
 
 -- name: stand^
 -- The same without taking it: for an operator, who changes nothing of it.
 select
     (select settled_until from reconciliations where tenant_id = :tenant_id and account = :account) as settled_until,
-    (select company_id from reconciliations where tenant_id = :tenant_id and account = :account) as company_id,
+    coalesce(
+        (select companies from reconciliations where tenant_id = :tenant_id and account = :account), '{}'
+    ) as companies,
     0 as failures,
     now() as at;
 
 -- name: advance!
--- Moves the watermark, forward only: what began before it has been committed.
+-- Moves the watermark, forward only: what began before it has been committed. Adds companies.
 update reconciliations
-set settled_until = greatest(settled_until, :settled_until), company_id = coalesce(:company_id, company_id)
+set
+    settled_until = greatest(settled_until, :settled_until::timestamptz),
+    companies = array(select distinct unnest(companies || :companies::text[]))
 where tenant_id = :tenant_id;
 
 -- name: succeed!

@@ -1,6 +1,6 @@
 """How far a tenant's calls have been compared with its provider's list of them: the watermark, and whose turn it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -10,11 +10,11 @@ from ottoai.db import Session, queries
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Where a tenant's comparison stands. `settled_until`: whatever began before is final and in our log; None: nothing
-    was read. `company_id`: whose calls of the account are the tenant's; None: not known. `at`: the database's time.
+    was read. `companies`: those of the account that are known to be the tenant's. `at`: the database's time.
     """
 
     settled_until: datetime | None
-    company_id: str | None
+    companies: Sequence[str]
     failures: int
     at: datetime
 
@@ -34,9 +34,9 @@ async def stand(tx: Session, account: str) -> Standing:
     return Standing(**await queries().reconciliations.stand(tx, account=account))
 
 
-async def advance(tx: Session, settled_until: datetime | None, company_id: str | None) -> None:
-    """Move the watermark, forward only. For what has been committed."""
-    await queries().reconciliations.advance(tx, settled_until=settled_until, company_id=company_id)
+async def advance(tx: Session, settled_until: datetime, companies: Iterable[str]) -> None:
+    """Move the watermark, forward only, over what has been committed; remember companies that proved to be its own."""
+    await queries().reconciliations.advance(tx, settled_until=settled_until, companies=list(companies))
 
 
 async def succeed(tx: Session, wait: timedelta) -> None:

@@ -39,9 +39,7 @@ class Tenant(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True):
-    """What a provider's API is asked with on behalf of a tenant. `companies`: which of the account's are the tenant's, as
-    far as they were registered.
-    """
+    """What a provider's API is asked with on behalf of a tenant. `companies`: those that were registered as its own."""
 
     account: str
     token: str

@@ -1,5 +1,5 @@
-"""Asks CallRail's API. Trusts nothing it gets: every answer is bounded in time and size, and no redirect is followed, since
-the token would go along. What to ask and how to read the answer is in callrail_list.
+"""Asks CallRail's API. Trusts nothing it gets: every answer is bounded in time and size, and no redirect is followed,
+since the token would go along. What to ask and how to read the answer is in callrail_list.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from ottoai.webhooks.callrail_list import Page, Span, query, read_page
 
 CONNECT_TIMEOUT: Final = 3.0  # seconds; a healthy server takes a fraction of one
 REQUEST_TIMEOUT: Final = 8.0  # seconds for a whole answer: a full page takes one or two
-MAX_BODY: Final = 4 * 1024 * 1024  # bytes; a full page has some 400 KiB
+MAX_BODY: Final = 2 * 1024 * 1024  # bytes; a full page has some 300 KiB
 CHUNK: Final = 64 * 1024
 ATTEMPTS: Final = 3  # at a page; what fails thrice is left to the next run
 FIRST_WAIT: Final = 0.5  # seconds before the second attempt, doubling, spread

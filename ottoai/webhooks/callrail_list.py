@@ -1,15 +1,17 @@
 """CallRail's list of calls, as pure functions: what to ask, how to read a page, and what a listed call says.
 
-Source: CallRail's API reference (v3, «Listing All Calls», «Filtering by Date», «Offset Pagination»). A listed call has the
-fields of a webhook, but its `id` is the webhooks' `resource_id`, its `duration` a number, and what it says is how the
-call stands now: no report of a moment, and perhaps of a call that is still going on. Getting it is in callrail_api.
+Source: CallRail's API reference (v3: «Listing All Calls», «Filtering by Date», «Offset Pagination», «Time Zones»). A
+listed call has the fields of a webhook, but its `id` is the webhooks' `resource_id`, its `duration` a number, and what
+it says is how the call stands now: no report of a moment, and perhaps of a call that is still going on. Getting the
+list is the matter of callrail_api.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
+from ottoai.domain.calls import Facts
 from ottoai.domain.hours import e164
 from ottoai.errors import InvalidInput, ProviderFailed
 from ottoai.webhooks import callrail
@@ -20,8 +22,8 @@ PER_PAGE: Final = 250  # the most that CallRail gives
 FIELDS: Final = "call_type,company_id,source_name"
 COMPANY_ID: Final = "COM"  # how a company's id in the API begins; calls are listed with it, and only it selects them
 IN_PROGRESS: Final = "in_progress"
-# A call without a length or a voicemail looks like one that rings: those say unanswered and 0 seconds, too. It is believed
-# to be over when CallRail itself would have stopped waiting: its last report comes 20 minutes after hang-up at the latest.
+# A call without a length or a voicemail looks like one that rings: those say unanswered and 0 seconds, too. It is taken
+# to be over when CallRail itself stops waiting: its final report comes 20 minutes after hang-up at the latest.
 RINGING: Final = timedelta(minutes=20)
 
 _MINUTE: Final = "%Y-%m-%dT%H:%M"  # the one form with a time of day that CallRail documents
@@ -37,8 +39,14 @@ class Span(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, frozen=True):
     """One page of the list; each call as it came."""
 
-    calls: list[msgspec.Raw]
+    calls: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=PER_PAGE)]
     total_pages: int | None = None
+
+    def is_last(self, number: int) -> bool:
+        """Whether none follows it. An empty one ends the list whatever it says."""
+        if self.total_pages is None:
+            return len(self.calls) < PER_PAGE
+        return not self.calls or number >= self.total_pages
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +74,7 @@ class _Label(msgspec.Struct, frozen=True):
 
 
 def query(span: Span, page: int, company: str | None) -> dict[str, str]:
-    """The parameters that ask for a page. Oldest first, so that calls which begin meanwhile move none of those before."""
+    """The parameters that ask for a page. Oldest first: a call that begins meanwhile moves none of the others."""
     return {
         # Both ends belong to the span, in whole minutes. Without a zone they would be read in the token's user's.
         "start_date": span.since.astimezone(UTC).strftime(_MINUTE),
@@ -94,18 +102,19 @@ def read_call(call: msgspec.Raw, now: datetime) -> Listed:
     body = bytes(call)
     raw = Raw(provider=callrail.NAME, kind=callrail.LISTED, hook="", headers={}, body=body, received_at=now)
     label = _label(body)
-    known = {
-        "raw": raw,
-        "id": str(label.id or ""),
-        "company": str(label.company_id or ""),
-        "number": e164(label.tracking_phone_number) or "",
-    }
+    listed = Listed(
+        raw=raw,
+        id=str(label.id or ""),
+        company=str(label.company_id or ""),
+        number=e164(label.tracking_phone_number) or "",
+    )
     try:
         delivery = callrail.parse(raw)
-        ended = _ended(callrail.read(raw), label.call_type, now)
     except InvalidInput as error:
-        return Listed(**known, error=error.detail, ended=True)
-    return Listed(**known, delivery=delivery, ended=ended, started_at=delivery.report.facts.started_at)
+        return msgspec.structs.replace(listed, error=error.detail)
+    facts = delivery.report.facts
+    ended = label.call_type != IN_PROGRESS and _ended(facts, now)
+    return msgspec.structs.replace(listed, delivery=delivery, ended=ended, started_at=facts.started_at)
 
 
 def _label(body: bytes) -> _Label:
@@ -115,10 +124,9 @@ def _label(body: bytes) -> _Label:
         return _Label()
 
 
-def _ended(fields: callrail.Fields, call_type: str | None, now: datetime) -> bool:
-    if call_type == IN_PROGRESS or fields.answered is None:
+def _ended(facts: Facts, now: datetime) -> bool:
+    if facts.answered is None:
         return False
-    if fields.duration or fields.voicemail:
+    if facts.duration_seconds or facts.voicemail:
         return True
-    started = fields.start_time
-    return started is None or started.astimezone(UTC) < now - RINGING
+    return facts.started_at is not None and facts.started_at < now - RINGING

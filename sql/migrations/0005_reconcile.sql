@@ -37,7 +37,7 @@ $$;
 create table reconciliations (
     tenant_id text primary key references tenants (id) on delete cascade,
     account text not null, -- the provider's account that all of this is about
-    company_id text, -- whose calls of that account are the tenant's, once a call has proved it; null: not known
+    companies text[] not null default '{}', -- companies of the account that a call has proved to be the tenant's
     settled_until timestamptz, -- the watermark: whatever began before is final and in our log; null: nothing was read
     due_at timestamptz not null default now(), -- when to compare again
     succeeded_at timestamptz, -- when everything up to then had last been compared
