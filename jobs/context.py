@@ -28,6 +28,7 @@ class Context:
     bus: Bus
     queues: Queues
     sender: Sender
+    metrics: Metrics
 
     @property
     def deadline(self) -> float:
@@ -71,6 +72,6 @@ async def open_context(config: Config, metrics: Metrics) -> AsyncIterator[Contex
         open_bus(store, listen=False) as bus,
     ):
         try:
-            yield Context(config, db, store, bus, Queues(connection), DevelopmentSender(db))
+            yield Context(config, db, store, bus, Queues(connection), DevelopmentSender(db), metrics)
         finally:
             connection.close()

@@ -59,7 +59,10 @@ class Entry:
         return now if self.every else self.next(now)
 
 
-ENTRIES = (Entry("retention", cron="17 * * * *"),)  # off the full hour, at which everybody else's hourly jobs start
+ENTRIES = (
+    Entry("retention", cron="17 * * * *"),  # off the full hour, at which everybody else's hourly jobs start
+    Entry("reconcile", cron="3-59/5 * * * *"),  # likewise off the minutes at which the whole world asks CallRail
+)
 
 
 class JsonJob(Job):

@@ -78,6 +78,11 @@ def _tenant(command: argparse.ArgumentParser) -> None:
     revoke.add_argument("--user", help="only this user's")
     revoke.set_defaults(do=commands.tenant_revoke)
     _privacy(sub)
+    compare = sub.add_parser("reconcile", help="take in the calls that CallRail lists and no webhook told of")
+    compare.add_argument("id")
+    compare.add_argument("--since", help="2026-11-24, 2026-11-24T08:00 (UTC) or how long ago: 36h, 7d (as beat would)")
+    compare.add_argument("--until", help="likewise (now)")
+    compare.set_defaults(do=commands.tenant_reconcile)
     for parsed in (add, change):
         parsed.add_argument("id", help="letters, digits, - and _; the `org` of its users' tokens")
         parsed.add_argument("--name", required=parsed is add)

@@ -4,7 +4,8 @@ import asyncio
 import re
 import sys
 from argparse import Namespace
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -33,10 +34,13 @@ from ottoai.web.auth import Revoked, Tokens, issue
 from ottoai.web.claims import Principal
 from ottoai.web.jwks import open_keys
 from ottoai.webhooks import callrail, provision, twilio
+from ottoai.webhooks.callrail_api import open_api
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
+from ottoai.webhooks.reconcile import COUNTED, by_hand, spans
 
 SAMPLE_KINDS: Final = samples.KINDS
 TTL: Final = re.compile(r"(\d{1,5})([smhd])")
+MINUTE: Final = "%Y-%m-%dT%H:%MZ"
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Result = TypeVar("Result")
@@ -200,6 +204,43 @@ def rekey(config: Config, _args: Namespace) -> int:
 
     say(f"encrypted the secrets of {_with_database(config, reseal)} credentials with the first key")
     return 0
+
+
+def tenant_reconcile(config: Config, args: Namespace) -> int:
+    """Compare a tenant's calls with CallRail's list and take in what no webhook told of. Moves no watermark."""
+    now = datetime.now(UTC)
+    since, until = (_moment(text, now) for text in (args.since, args.until))
+    total: Counter[str] = Counter()
+
+    async def compare() -> None:
+        async with ingesting(config) as ingest, open_api(config, at_once=1) as api:
+            comparison = await by_hand(ingest, api, args.id)
+            for span in spans(since or comparison.since, min(until or now, comparison.now())):
+                async for progress in comparison.read(span):
+                    found = {name: getattr(progress, name) for name in COUNTED}
+                    total.update(found)
+                    say(f"{span.since:{MINUTE}} to {span.until:{MINUTE}}, page {progress.page}: {_told(found)}")
+
+    asyncio.run(compare())
+    say(f"in all: {_told(total)}")
+    return 0
+
+
+def _told(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{found[name]} {name}" for name in COUNTED if name == "listed" or found[name])
+
+
+def _moment(text: str | None, now: datetime) -> datetime | None:
+    """A time given as such (UTC unless it says otherwise), or as how long ago."""
+    if not text:
+        return None
+    if match := TTL.fullmatch(text):
+        return now - timedelta(**{UNITS[match[2]]: int(match[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is no time: say 2026-11-24, 2026-11-24T08:00 or 36h") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def tenant_list(config: Config, _args: Namespace) -> int:

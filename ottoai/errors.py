@@ -113,6 +113,16 @@ class NoRoom(OttoError):
         super().__init__(detail, retry_after=retry_after)
 
 
+class ProviderFailed(OttoError):
+    """A provider's API did not answer as it should."""
+
+    status, type, title = 502, "provider-failed", "Provider failed"
+
+    def __init__(self, reason: str, detail: str, *, retry_after: int | None = None) -> None:
+        self.reason = reason  # one word, for metrics
+        super().__init__(detail, retry_after=retry_after)
+
+
 class Draining(StoreUnavailable):
     """This process is about to stop; another one answers."""
 

@@ -23,6 +23,9 @@ DISCONNECTS: Final = (
     "client", "heartbeat_timeout", "slow", "expired", "malformed", "too_large", "draining", "epoch", "error",
 )  # fmt: skip
 RATE_LIMITS: Final = ("user", "tenant", "route", "address")
+RECONCILED: Final = (
+    "success", "unfinished", "unauthorized", "rate_limited", "unavailable", "invalid", "ambiguous", "failed",
+)  # fmt: skip
 JOB_STATES: Final = ("queued", "started", "scheduled", "deferred", "failed", "finished")
 
 # The limits of the operations guide (500 ms, 1 s) are edges, so a percentile near one of them is exact.
@@ -45,7 +48,7 @@ Kind = Literal["api", "worker", "beat"]
 ONLY_IN: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
     ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "rate_limit_", "ready")),
     ("api", ("rq_", "redis_", "worker_last_", "jwks_")),
-    ("worker", ("worker_",)),
+    ("worker", ("worker_", "reconcile_")),
     ("beat", ("beat_", "outbox_")),
 )
 
@@ -126,6 +129,14 @@ class Metrics:
         )
         self.worker_task_wait_seconds = h(
             "worker_task_wait_seconds", "Time from due to started.", WAIT_BOUNDS, queue=ANY
+        )
+        self.reconcile_runs_total = c(
+            "reconcile_runs_total", "Comparisons of a tenant's calls with CallRail's list.", outcome=RECONCILED
+        )
+        self.reconcile_calls_total = c(
+            "reconcile_calls_total",
+            "Calls that CallRail lists and our log lacked: unheard of, unfinished or otherwise, or not readable.",
+            result=("recovered", "corrected", "quarantined"),
         )
         self.rq_queue_length = g("rq_queue_length", "Jobs waiting.", queue=ANY)
         self.rq_queue_oldest_job_age_seconds = g(

@@ -3,18 +3,40 @@
 -- name: record_report^
 -- One delivery about one call, whole: claims its idempotency key, keeps its payload, merges the report into the call,
 -- touches the lead, opens the rescue, appends the events and stages the jobs. One round trip and one transaction,
--- because round trips are what ingestion costs. The lock before it holds back other reports of the same call, so that
--- what `known` reads is what this report meets.
+-- because round trips are what ingestion costs. The locks before it hold back other reports of the same call, so that
+-- what `known` reads is what this report meets: one for each of the call's ids, since another report may carry one of
+-- them alone, and in the order of their keys, so that no two reports wait for each other.
 --
 -- Reports merge field by field by rank (1 ringing, 2 routed, 3 completed, 4 corrected) whatever order they come in: a
--- later rank wins, and a fact that a report does not state takes nothing away.
+-- later rank wins, and a fact that a report does not state takes nothing away. Rank 0 is the provider's answer to a
+-- question of ours: how the call stood at `as_of`. It is no stage of the call; it stands beside the last final report
+-- (4 if there was one, else 3), so that it corrects what came before it and is corrected by what comes after it. What
+-- was reported since `as_of` is newer than the answer, which then changes nothing.
 -- A repeated delivery changes nothing and returns fresh = false.
 -- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
-select pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || :external_id, 0));
+select pg_advisory_xact_lock(least(k.one, k.other)), pg_advisory_xact_lock(greatest(k.one, k.other))
+from (
+    values (
+        hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || :external_id, 0),
+        hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || coalesce(:resource_id, :external_id), 0)
+    )
+) as k (one, other);
 with
+found as (
+    select find_call(
+        :tenant_id, :provider, :external_id, :resource_id::text, :facts::jsonb ->> 'customer_phone',
+        (:facts::jsonb ->> 'started_at')::timestamptz
+    ) as id
+),
+
 claim as (
     insert into idempotency_keys (tenant_id, provider, kind, external_id, variant, outcome, trace_id)
-    values (:tenant_id, :provider, :kind, :external_id, :variant, 'processed', :trace_id)
+    select :tenant_id, :provider, :kind, :external_id, :variant, 'processed', :trace_id
+    where
+        not exists (
+            select from found as f, calls as c
+            where c.tenant_id = :tenant_id and c.id = f.id and c.updated_at > :as_of::timestamptz
+        )
     on conflict do nothing
     returning id
 ),
@@ -25,16 +47,20 @@ payload as (
 ),
 
 known as (
-    select c.*, call_json(c) - 'version' as shape from claim, calls as c
-    where c.tenant_id = :tenant_id and c.provider = :provider and c.external_id = :external_id
+    select c.*, call_json(c) - 'version' as shape from claim, found as f, calls as c
+    where c.tenant_id = :tenant_id and c.id = f.id
+),
+
+ranked as (
+    select
+        coalesce(k.reports, '{}') as reports,
+        case when :rank::text <> '0' then :rank::text when k.reports ? '4' then '4' else '3' end as rank
+    from claim left join known as k on true
 ),
 
 reported as (
-    select
-        coalesce(k.reports, '{}') || jsonb_build_object(
-            :rank::text, coalesce(k.reports -> :rank::text, '{}') || :facts::jsonb
-        ) as reports
-    from claim left join known as k on true
+    select r.reports || jsonb_build_object(r.rank, coalesce(r.reports -> r.rank, '{}') || :facts::jsonb) as reports
+    from ranked as r
 ),
 
 merged as (
@@ -73,19 +99,33 @@ saved_lead as (
 
 saved as (
     insert into calls as c (
-        tenant_id, lead_id, provider, external_id, direction, status, answered, voicemail, missed, duration_seconds,
-        started_at, customer_phone, customer_name, tracking_phone, source, reports
+        tenant_id, id, lead_id, provider, external_id, resource_id, direction, status, answered, voicemail, missed,
+        duration_seconds, started_at, customer_phone, customer_name, tracking_phone, source, reports
     )
     select
-        :tenant_id, l.id, :provider, :external_id, m.direction,
+        :tenant_id, coalesce(k.id, gen_random_uuid()), l.id, :provider,
+        case -- the number, as soon as a report tells it
+            when k.id is null or (k.external_id = k.resource_id and :external_id is distinct from :resource_id::text)
+                then :external_id
+            else k.external_id
+        end,
+        case -- what another call has already is not taken from it
+            when k.id is null then :resource_id::text
+            when k.resource_id is not null then k.resource_id
+            when find_call(:tenant_id, :provider, :resource_id::text, :resource_id::text, null, null) is null
+                then :resource_id::text
+        end,
+        m.direction,
         case when m.final then 'completed' when m.reports ? '2' then 'routed' else 'ringing' end,
         m.answered, m.voicemail,
         coalesce(m.final and m.direction = 'inbound' and (m.answered is false or m.voicemail), false),
         m.duration_seconds, coalesce(m.started_at, k.started_at, :received_at::timestamptz), m.customer_phone,
         m.customer_name, m.tracking_phone, m.source, m.reports
     from merged as m left join saved_lead as l on true left join known as k on true
-    on conflict (tenant_id, provider, external_id) do update set
+    on conflict (tenant_id, id) do update set
         lead_id = coalesce(excluded.lead_id, c.lead_id),
+        external_id = excluded.external_id,
+        resource_id = excluded.resource_id,
         direction = excluded.direction,
         status = excluded.status,
         answered = excluded.answered,

@@ -178,3 +178,31 @@ select
 from tenants as t
 inner join heads as h on t.id = h.tenant_id
 order by t.id;
+
+-- name: provider_access^
+-- What a provider's API wants to know of a tenant: its account there, the token, and the companies that are the tenant's.
+-- Nothing when one of the first two is missing.
+select
+    a.value as account,
+    c.current as token,
+    array(
+        select r.value from tenant_routes as r
+        where r.tenant_id = :id and r.provider = :provider and r.kind = 'company'
+    ) as companies
+from tenant_routes as a
+inner join credentials as c on a.tenant_id = c.tenant_id and a.provider = c.provider and c.name = 'api_token'
+where a.tenant_id = :id and a.provider = :provider and a.kind = 'account'
+order by a.value
+limit 1;
+
+-- name: owners
+-- Whose these identities ('kind:value') at a provider are.
+select
+    i.identity,
+    r.tenant_id
+from unnest(:identities::text[]) as i (identity)
+inner join tenant_routes as r
+    on
+        r.provider = :provider
+        and r.kind = split_part(i.identity, ':', 1)
+        and r.value = substr(i.identity, strpos(i.identity, ':') + 1);

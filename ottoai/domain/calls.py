@@ -1,5 +1,6 @@
 """Calls: what a provider's report states, and the one statement that makes it true."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ from ottoai.db import Row, Session, queries
 from ottoai.domain import outbox
 from ottoai.domain.events import Appended
 
+LATEST = 0  # the rank of a provider's answer: how the call stood when we asked, whatever was reported before
 RESCUE_WINDOW = timedelta(hours=48)  # A missed call that is older when we learn of it is not chased.
 
 
@@ -28,12 +30,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One report about one call. `rank` says which statement wins where two differ: 1 ringing, 2 routed, 3 completed,
-    4 corrected afterwards. From 3 on the call is over.
+    4 corrected afterwards, or LATEST. From 3 on the call is over.
+    `resource_id`: the call's id in the provider's API, where it has another one; a call is found by either.
     """
 
     external_id: str
     rank: int
     facts: Facts
+    resource_id: str | None = None
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -49,15 +53,39 @@ class Recorded(msgspec.Struct, frozen=True):
         return cls(row["fresh"], Appended.of(row["tenant_id"], row), outbox.staged(row))
 
 
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What our log knows of a call. `version`: 0 for nothing; `lacks`: it is not known to have ended, or not as told;
+    `reported`: a webhook has told of it.
+    """
+
+    version: int
+    lacks: bool
+    reported: bool
+
+
+async def compare(tx: Session, provider: str, reports: Sequence[Report]) -> list[Known]:
+    """What our log knows of the calls that these reports are about, in their order."""
+    calls = msgspec.json.encode(reports).decode()
+    return [Known(**row) async for row in queries().reconciliations.compare(tx, provider=provider, calls=calls)]
+
+
 async def record(
-    tx: Session, report: Report, text_due_at: datetime, received_at: datetime, **delivery: Any
+    tx: Session,
+    report: Report,
+    text_due_at: datetime,
+    received_at: datetime,
+    as_of: datetime | None = None,
+    **delivery: Any,
 ) -> Recorded:
     """Record a report with its delivery (provider, kind, variant, headers, body, trace_id, trace_context), all or
-    nothing. `text_due_at`: when a text may go out, should this turn out to be a missed call.
+    nothing. `text_due_at`: when a text may go out, should this turn out to be a missed call. `as_of`: when what it says
+    was so, by the database's clock; what has been recorded since then is newer, and it changes nothing.
     """
     row = await queries().calls.record_report(
         tx,
         external_id=report.external_id,
+        resource_id=report.resource_id,
+        as_of=as_of,
         rank=str(report.rank),
         facts=msgspec.json.encode(report.facts).decode(),
         text_due_at=text_due_at,

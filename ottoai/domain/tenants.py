@@ -44,6 +44,17 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+class Access(msgspec.Struct, frozen=True):
+    """What a provider's API is asked with on behalf of a tenant. `companies`: those that were registered as its own."""
+
+    account: str
+    token: str
+    companies: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Access(account={self.account!r})"  # a token must not get into a traceback
+
+
 def _tenant(vault: Vault, row: Row) -> Tenant:
     keys = tuple(vault.open(key) for key in (row["current_key"], row["previous_key"]) if key)
     return Tenant(row["id"], row["name"], opening.parse(row["hours"], row["timezone"]), keys)
@@ -61,6 +72,20 @@ async def by_id(system: Session, vault: Vault, tenant_id: str, provider: str) ->
     """One tenant with its keys for a provider."""
     row = await queries().tenants.by_id(system, id=tenant_id, provider=provider)
     return _tenant(vault, row) if row else None
+
+
+async def access(system: Session, vault: Vault, tenant_id: str, provider: str) -> Access | None:
+    """How to ask a provider's API for a tenant; None when its account or token is not there. The one place where the
+    token is read.
+    """
+    row = await queries().tenants.provider_access(system, id=tenant_id, provider=provider)
+    return Access(row["account"], vault.open(row["token"]), tuple(row["companies"])) if row else None
+
+
+async def owners(system: Session, provider: str, identities: Sequence[str]) -> dict[str, str]:
+    """Whose these identities (`kind:value`) are; those that are nobody's are left out."""
+    rows = queries().tenants.owners(system, provider=provider, identities=list(identities))
+    return {row["identity"]: row["tenant_id"] async for row in rows}
 
 
 async def exists(system: Session, tenant_id: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ottoai.domain.calls import Facts, Report
+from ottoai.domain.calls import LATEST, Facts, Report
 from ottoai.domain.hours import e164
 from ottoai.domain.messages import Nothing, Text
 from ottoai.errors import InvalidInput
@@ -29,6 +29,8 @@ SIGNATURE: Final = "signature"
 HEADERS: tuple[str, ...] = (SIGNATURE, "content-type", "user-agent")
 
 RANKS: Final = {"pre-call": 1, "routing-complete": 2, "call-complete": 3, "call-modified": 4}
+# Not a report of CallRail's but its answer when we ask for the calls of a while: see callrail_list.
+LISTED: Final = "reconcile"
 # Reports sent while the call still rings carry placeholders for its outcome: they state nothing.
 UNFINISHED: Final = frozenset({1, 2})
 
@@ -37,6 +39,7 @@ KINDS: Final = (*RANKS, TEXT)
 OWNER: str = "company_id"
 
 WRAPPERS: Final = ("call", "text_message")  # what the nested shape may wrap its fields in
+API_ID: Final = "CAL"  # how an id of the API begins; a webhook has it as resource_id, beside a number as id
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,9 +121,14 @@ def parse(raw: Raw) -> Delivery:
 
 
 def _call(raw: Raw) -> Report:
-    fields, rank = read(_told(raw), Fields), RANKS[raw.kind]
-    facts = _facts(fields, raw, unfinished=rank in UNFINISHED)
-    return Report(external_id=fields.external_id(), rank=rank, facts=facts)
+    fields, rank = fields_of(raw), LATEST if raw.kind == LISTED else RANKS[raw.kind]
+    facts, external_id = _facts(fields, raw, unfinished=rank in UNFINISHED), fields.external_id()
+    return Report(external_id=external_id, rank=rank, facts=facts, resource_id=_resource(fields, external_id))
+
+
+def fields_of(raw: Raw) -> Fields:
+    """The fields of a report about a call. Raises InvalidInput naming the one that is of the wrong type."""
+    return read(_told(raw), Fields)
 
 
 def _text(raw: Raw) -> Text | Nothing:
@@ -137,6 +145,12 @@ def _text(raw: Raw) -> Text | Nothing:
         name=plain(fields.customer_name),
         sent_at=believed(fields.timestamp, raw.received_at),
     )
+
+
+def _resource(fields: Fields, external_id: str) -> str | None:
+    """The call's id in CallRail's API; None when it is not told. What cannot be one is treated as not told."""
+    told = fields.resource_id or (external_id if external_id.startswith(API_ID) else "")
+    return told if told and told.isprintable() and len(told) <= MAX_ID else None
 
 
 def _own_number(body: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
@@ -129,16 +130,16 @@ async def take_in(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Rece
     try:
         delivery = PROVIDERS[raw.provider].parse(raw)
     except InvalidInput as error:
-        return await _quarantine(ingest, tenant, raw, error.detail)
+        return await quarantine(ingest, tenant, raw, error.detail)
     try:
         return await _record(ingest, tenant, raw, delivery)
     except (InvalidInput, Conflict) as error:
-        return await _quarantine(ingest, tenant, raw, error.detail)
+        return await quarantine(ingest, tenant, raw, error.detail)
     except OttoError:
         raise
     except Exception as error:  # the edge of a delivery: its sender does not send it again, so it must be kept
         log.exception("Webhook could not be processed", extra={"provider": raw.provider, "kind": raw.kind})
-        return await _quarantine(ingest, tenant, raw, f"internal error: {type(error).__name__}")
+        return await quarantine(ingest, tenant, raw, f"internal error: {type(error).__name__}")
 
 
 def _identities(raw: Raw) -> tuple[str, ...]:
@@ -202,13 +203,18 @@ async def _claimed_by_us(session: Session, raw: Raw, delivery: Delivery) -> bool
     return bool(claimed_by == trace.trace_id())
 
 
-async def record(session: Session, tenant: Tenant, raw: Raw, delivery: Delivery) -> Recorded:
-    """Commit what a delivery says. Raises StoreUnavailable, InvalidInput, Conflict."""
+async def record(
+    session: Session, tenant: Tenant, raw: Raw, delivery: Delivery, as_of: datetime | None = None
+) -> Recorded:
+    """Commit what a delivery says; to tell of it is up to the caller. `as_of`: see calls.record. Raises
+    StoreUnavailable, InvalidInput, Conflict.
+    """
     return await reports.record(
         session,
         delivery.report,
         tenant.hours,
         raw.received_at,
+        as_of,
         variant=delivery.variant,
         **_as_columns(raw),
     )
@@ -225,7 +231,8 @@ async def from_spool(ingest: Ingest, raw: Raw) -> None:
             log.warning("Spooled webhook rejected", extra={**fields, "detail": error.detail})
 
 
-async def _quarantine(ingest: Ingest, tenant: Tenant, raw: Raw, error: str) -> Receipt:
+async def quarantine(ingest: Ingest, tenant: Tenant, raw: Raw, error: str) -> Receipt:
+    """Keep what is genuine but unusable, with the reason, once."""
     digest = hashlib.sha256(raw.body).hexdigest()[:32]
     row = await queries().deliveries.quarantine(
         ingest.db.one(tenant.id), external_id="", variant=digest, error=error, **_as_columns(raw)
