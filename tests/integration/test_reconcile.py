@@ -15,12 +15,15 @@ from ottoai.domain import calls, tenants
 from ottoai.errors import InvalidInput, NotFound, ProviderFailed
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues
+from ottoai.vault import Vault
 from ottoai.webhooks import callrail_api
 from tests import callrail
 from tests.background import context_of, counted, effects, redis_of, worker_of
 from tests.callrail import listed, missed
-from tests.conftest import add_tenant, execute, make_config, of_tenant
+from tests.conftest import SECRET_KEY, add_tenant, execute, make_config, of_tenant
 from tests.helpers import deliver
+
+VAULT = Vault((SECRET_KEY,))
 
 COMPANY = samples.callrail("call-complete", 1)["company_resource_id"]
 LOG = "select event from events order by seq"
@@ -40,7 +43,7 @@ async def register(db, running: callrail.CallRail, tenant: str) -> None:
     running.tokens[f"ACC{tenant}"] = callrail.TOKEN.format(tenant)
     running.calls[f"ACC{tenant}"] = []
     given = {"callrail_account": f"ACC{tenant}", "callrail_api_token": callrail.TOKEN.format(tenant)}
-    await tenants.change(db.system(), tenant, {}, given)
+    await tenants.change(db.system(), VAULT, tenant, {}, given)
 
 
 @pytest.fixture
@@ -357,7 +360,7 @@ async def test_of_an_account_with_several_companies_nothing_is_guessed(db, compa
     assert of_tenant(database_url, CALLS) == []
     assert runs(metrics, "ambiguous") == 1
     assert "--callrail-company COM" in standing(database_url)[2]
-    await tenants.change(db.system(), "demo", {}, {"callrail_company": COMPANY})
+    await tenants.change(db.system(), VAULT, "demo", {}, {"callrail_company": COMPANY})
     await compare()
     assert [row[0] for row in of_tenant(database_url, CALLS)] == [f"CAL{7018:032x}"]
     assert server.requests[-1][1]["company_id"] == COMPANY
@@ -472,7 +475,7 @@ async def test_another_account_is_begun_anew(db, compare, server, database_url):
     await compare()
     server.tokens["ACCnew"] = server.tokens["ACCdemo"]
     server.calls["ACCnew"] = [listed(missed(7025, timedelta(hours=40)))]
-    await tenants.change(db.system(), "demo", {}, {"callrail_account": "ACCnew"})
+    await tenants.change(db.system(), VAULT, "demo", {}, {"callrail_account": "ACCnew"})
     await compare()
     assert [row[0] for row in of_tenant(database_url, CALLS)] == [f"CAL{7025:032x}"]
 
@@ -610,7 +613,7 @@ async def test_failures_are_asked_ever_more_rarely_and_forgotten_with_a_success(
 
 
 async def test_a_refused_token_is_said_with_its_tenant(db, compare, server, database_url, caplog):
-    await tenants.change(db.system(), "demo", {}, {"callrail_api_token": "a-wrong-token"})
+    await tenants.change(db.system(), VAULT, "demo", {}, {"callrail_api_token": "a-wrong-token"})
     caplog.set_level(logging.INFO)
     metrics = await compare()
     assert runs(metrics, "unauthorized") == 1
@@ -622,7 +625,7 @@ async def test_a_refused_token_is_said_with_its_tenant(db, compare, server, data
 
 async def test_nobody_listening_there_is_a_failure_like_others(config, db, demo, database_url, hasty):
     given = {"callrail_account": "ACCdemo", "callrail_api_token": "x"}
-    await tenants.change(db.system(), "demo", {}, given)
+    await tenants.change(db.system(), VAULT, "demo", {}, given)
     for url in ("http://127.0.0.1:1", "https://127.0.0.1:1", "http://no-such-host.invalid"):
         there = make_config(config.database_url, config.redis_url, CALLRAIL_API_URL=url)
         due_now(database_url)
@@ -683,6 +686,6 @@ async def test_what_an_operator_may_ask(db, pointed, tenant, since, error):
 
 
 async def test_an_operator_is_told_what_is_wrong_with_the_token(db, pointed, server):
-    await tenants.change(db.system(), "demo", {}, {"callrail_api_token": "a-wrong-token"})
+    await tenants.change(db.system(), VAULT, "demo", {}, {"callrail_api_token": "a-wrong-token"})
     with pytest.raises(ProviderFailed, match="401"):
         await asyncio.to_thread(commands.tenant_reconcile, pointed, Namespace(id="demo", since=None, until=None))

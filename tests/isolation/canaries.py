@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.conftest import execute
+from ottoai.vault import Vault
+from tests.conftest import SECRET_KEY, execute
 from tests.isolation.sessions import acting, trying
 
+VAULT = Vault((SECRET_KEY,))
 MIN_LENGTH = 8  # shorter values are words that many rows share
 
 
@@ -86,7 +88,11 @@ def rows(t: Planted) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "tenant_routes", {"provider": "twilio", "kind": "account", "value": f"{w}-twilio-account"}
     yield "tenant_routes", {"provider": "callrail", "kind": "hook", "value": f"{w}-hook"}
     yield "credentials", {
-        "provider": "twilio", "name": "auth_token", "current": f"{w}-twilio-token", "previous": f"{w}-twilio-before",
+        "provider": "twilio", "name": "auth_token",
+        "current": VAULT.seal(f"{w}-twilio-token"), "previous": VAULT.seal(f"{w}-twilio-before"),
+    }  # fmt: skip
+    yield "reconciliations", {
+        "account": f"{w}-callrail-account", "companies": [f"{w}-company"], "error": f"{w} reconcile error",
     }  # fmt: skip
     yield "users", {
         "user_id": t.user, "role": "member", "member": True, "membership_stamp": f"{w}-stamp-of-membership",

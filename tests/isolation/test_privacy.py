@@ -101,7 +101,7 @@ async def test_an_export_holds_all_of_the_tenant_and_nothing_else(two, run, data
     text = path.read_text()
     assert found_in(text, canaries_of(database_url, B, A)) == []
     stored = [row[name] for row in json_rows(database_url, "credentials") for name in ("current", "previous")]
-    secret = {"robin-twilio-token", "robin-twilio-before", "robin-hook", *filter(None, stored)}
+    secret = {"robin-hook", *filter(None, stored)}
     absent = canaries_of(database_url, A, B) - set(found_in(text, canaries_of(database_url, A, B)))
     assert secret <= absent
     hooks = {row["value"] for row in json_rows(database_url, "tenant_routes") if row["kind"] == "hook"}
