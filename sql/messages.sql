@@ -107,8 +107,7 @@ message as (
     from claim, furthest as f
     where
         m.tenant_id = :tenant_id and m.sender = :provider and m.provider_id = :external_id
-        and m.direction = 'outbound'
-        and array_position(f.steps, m.status) < array_position(f.steps, :status)
+        and array_position(f.steps, m.status) < array_position(f.steps, :status) -- no step: it was received
     returning m.lead_id, message_json(m) as shape
 ),
 

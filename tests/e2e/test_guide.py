@@ -137,7 +137,7 @@ def test_webhook_by_hand_and_the_idempotency_table(product):
     assert table.returncode == 0, table.stderr
     counted = re.search(r"^ callrail +\| +(\d+)$", table.stdout, re.MULTILINE)
     assert counted, table.stdout
-    assert int(counted[1]) == product.sql("select count(*) from idempotency_keys")[0][0]
+    assert int(counted[1]) == product.sql("select count(*) from idempotency_keys where provider = 'callrail'")[0][0]
 
 
 def test_guides_greps_find_log_lines(product):
