@@ -63,33 +63,34 @@ class Run:
                 self.context.metrics.reconcile_runs_total.inc(outcome=outcome)
 
     async def _one(self, tenant_id: str) -> str:
+        """Compare one tenant, note with it what went wrong, and return the outcome. Raises nothing."""
         state = State()
-        wait = INTERVAL
         try:
             async with asyncio.timeout_at(self.end):
                 return await self._compare(tenant_id, state)
-        except ProviderFailed as failed:
-            level = logging.ERROR if failed.reason in {"unauthorized", "ambiguous"} else logging.WARNING
-            log.log(level, "Reconcile failed", extra={"reason": failed.reason, "detail": failed.detail})
-            reason, detail = failed.reason, failed.detail
-            wait = timedelta(seconds=failed.retry_after) if failed.retry_after else backoff(state.failures)
+        except ProviderFailed as failure:
+            failed = failure
         except TimeoutError:
-            if state.moved:
-                return await self._more(tenant_id, state)
-            reason, detail = "unavailable", "CallRail did not answer in time."
-            wait = backoff(state.failures)
-            log.warning("Reconcile failed", extra={"reason": reason, "detail": detail})
-        except StoreUnavailable as away:
-            log.warning("Reconcile failed", extra={"reason": "failed", "detail": away.detail})
-            return "failed"  # it is due again when its lease ends
+            failed = ProviderFailed("unavailable", "CallRail did not answer in time.")
+        except StoreUnavailable as away:  # then it is due again when its lease ends
+            failed = ProviderFailed("failed", away.detail)
         except Exception:  # one tenant's comparison ends here, whatever was wrong with it; the others go on
             log.exception("Reconcile broke")
-            reason, detail = "failed", "a fault of ours: see the log"
+            failed = ProviderFailed("failed", "A fault of ours: see the log.")
         try:
-            await reconciliations.put_off(self.context.db.one(tenant_id), wait, detail)
+            return await self._note(tenant_id, failed, state)
         except StoreUnavailable as away:
-            log.warning("Reconcile not put off", extra={"detail": away.detail})
-        return reason
+            log.warning("Reconcile not put off; the tenant is due when its lease ends", extra={"detail": away.detail})
+            return failed.reason
+
+    async def _note(self, tenant_id: str, failed: ProviderFailed, state: "State") -> str:
+        if failed.reason == "unavailable" and state.moved and self.over:
+            return await self._more(tenant_id, state)  # our time was up, not the server's
+        level = logging.ERROR if failed.reason in {"unauthorized", "ambiguous"} else logging.WARNING
+        log.log(level, "Reconcile failed", extra={"reason": failed.reason, "detail": failed.detail})
+        wait = timedelta(seconds=failed.retry_after) if failed.retry_after else backoff(state.failures)
+        await reconciliations.put_off(self.context.db.one(tenant_id), wait, failed.detail)
+        return failed.reason
 
     async def _compare(self, tenant_id: str, state: "State") -> str:
         db, vault = self.context.db, self.ingest.vault

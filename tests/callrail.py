@@ -1,6 +1,5 @@
 """CallRail's API, played by a small real HTTP server, as its reference describes the list of calls."""
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -54,7 +53,6 @@ class CallRail:
         self.next_answers: deque[tuple[str, Answer]] = deque()
         self.always: dict[str, Answer] = {}
         self.before: Answer | None = None  # awaited after a page with calls was made and before it is sent
-        self.released = asyncio.Event()
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -120,5 +118,4 @@ async def serving_callrail() -> AsyncIterator[CallRail]:
     try:
         yield callrail
     finally:
-        callrail.released.set()
         await server.close()

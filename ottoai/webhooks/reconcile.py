@@ -72,13 +72,16 @@ def spans(since: datetime, until: datetime) -> Iterator[Span]:
 
 
 class Settled:
-    """How far a list, as far as it was read, settles the past."""
+    """How far lists, one after the other and as far as they were read, settle the past."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self) -> None:
+        self._open: datetime | None = None  # when the oldest call began that goes on
+
+    def begin(self, span: Span) -> None:
+        """The next list."""
         self._span = span
         self._reached = span.since - timedelta(minutes=1)  # a list is asked for from a whole minute on
         self._ordered = True
-        self._open: datetime | None = None
 
     def add(self, call: Listed, *, ongoing: bool, now: datetime) -> None:
         """A call that was listed; `ongoing`: and that will have to be looked at again."""
@@ -107,6 +110,7 @@ class Comparison:
         self._began = time.monotonic()
         registered = {company for company in access.companies if company.startswith(COMPANY_ID)}
         self._registered = bool(registered)
+        self._settled = Settled()
         self._selected = min(registered) if len(registered) == 1 else None
         self.companies = registered or set(standing.companies)
         self.since = max(standing.settled_until or self._at - FIRST_LOOK, self._at - OLDEST)
@@ -118,7 +122,7 @@ class Comparison:
     async def read(self, span: Span) -> AsyncGenerator[Progress, None]:
         """Compare one list, page by page. Raises ProviderFailed, StoreUnavailable; what was yielded stays."""
         seen: set[str] = set()
-        settled = Settled(span)
+        self._settled.begin(span)
         unreadable = 0
         for number in range(1, MAX_PAGES + 1):
             as_of = self.now()
@@ -128,20 +132,20 @@ class Comparison:
             if listed and not new:
                 raise ProviderFailed("invalid", "CallRail's pages repeat each other.")
             seen.update(call.id for call in new)
-            counts = await self._take(new, settled, as_of)
+            counts = await self._take(new, as_of)
             unreadable += counts.quarantined
             if unreadable > MAX_UNREADABLE:
                 raise ProviderFailed("invalid", "CallRail's calls cannot be read; see those in quarantine.")
             last = page.is_last(number)
             yield Progress(
                 span=span, page=number, last=last, listed=len(listed),
-                settled_until=settled.until(as_of, last=last), **msgspec.structs.asdict(counts),
+                settled_until=self._settled.until(as_of, last=last), **msgspec.structs.asdict(counts),
             )  # fmt: skip
             if last:
                 return
         raise ProviderFailed("invalid", f"CallRail's list has no end ({MAX_PAGES} pages).")
 
-    async def _take(self, listed: Sequence[Listed], settled: Settled, as_of: datetime) -> Counts:
+    async def _take(self, listed: Sequence[Listed], as_of: datetime) -> Counts:
         """Commit what is lacking of these calls, in their order."""
         system, one = self._ingest.db.system(), self._ingest.db.one(self._tenant.id)
         owners = await tenants.owners(system, callrail.NAME, sorted({name for call in listed for name in _names(call)}))
@@ -156,7 +160,7 @@ class Comparison:
             for call, knowledge in pairs:
                 ours = self._is_ours(call, owners)
                 ongoing = ours and knowledge is not None and not call.ended
-                settled.add(call, ongoing=ongoing, now=as_of)
+                self._settled.add(call, ongoing=ongoing, now=as_of)
                 counts.foreign += not ours
                 counts.ongoing += ongoing
                 if ours and not ongoing:
