@@ -34,6 +34,7 @@ PAUSE = (1.0, 3.5) if LONG else (0.7, 1.5)  # seconds between two faults
 ANSWER_WITHIN = 12.0
 SETTLED_WITHIN = 120.0
 POISON = 0.03
+REPORTS = tuple(callrail.RANKS)
 AWAY = 60.0 if LONG else 6.0  # seconds that the database is
 
 
@@ -75,7 +76,7 @@ def plan(rng: random.Random, names: list[str], count: int) -> list[Delivery]:
             one = Delivery(None, tenant, "call-complete", msgspec.json.encode(body), poison=str(number))
             deliveries += [(at + rng.uniform(0, 8), one) for _ in range(rng.choice((1, 1, 2)))]
             continue
-        kinds = rng.choice((["call-complete"], ["pre-call", "call-complete"], list(samples.KINDS), ["call-modified"]))
+        kinds = rng.choice((["call-complete"], ["pre-call", "call-complete"], list(REPORTS), ["call-modified"]))
         call = Call(tenant, number, rng.random() < 0.4, kinds)
         phone = samples.daytime_phone(now + timedelta(minutes=10), 100 + number // len(names) % 800)
         for kind in kinds:
@@ -185,14 +186,14 @@ def check_calls(url: str, tenant: str, calls: list[Call]) -> list[str]:
     for call_id, event in of_tenant(url, "select data ->> 'external_id', event from events", tenant=tenant):
         events[str(call_id)][str(event)] += 1
     for call in calls:
-        known = {kind for kind in samples.KINDS if (str(call.id), kind) in keys}
+        known = {kind for kind in REPORTS if (str(call.id), kind) in keys}
         if not call.taken <= known <= call.tried or any(keys[str(call.id), kind] != 1 for kind in known):
             wrong.append(f"{tenant} {call.id}: {call.taken} were taken, {call.tried} sent, {known} recorded")
             continue
         if not known:
             continue
         final = bool({"call-complete", "call-modified"} & known)
-        last = max(known, key=samples.KINDS.index)
+        last = max(known, key=REPORTS.index)
         told = (
             "completed" if final else "routed" if "routing-complete" in known else "ringing",
             final and not call.answered,
