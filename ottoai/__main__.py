@@ -80,7 +80,7 @@ def _tenant(command: argparse.ArgumentParser) -> None:
     _privacy(sub)
     compare = sub.add_parser("reconcile", help="take in the calls that CallRail lists and no webhook told of")
     compare.add_argument("id")
-    compare.add_argument("--since", help="2026-11-24, 2026-11-24T08:00 (UTC) or how long ago: 36h, 7d (as beat would)")
+    compare.add_argument("--since", help="2026-11-24, 2026-11-24T08:00 (UTC), or how long ago: 36h (not settled yet)")
     compare.add_argument("--until", help="likewise (now)")
     compare.set_defaults(do=commands.tenant_reconcile)
     for parsed in (add, change):

@@ -3,9 +3,8 @@
 -- name: record_report^
 -- One delivery about one call, whole: claims its idempotency key, keeps its payload, merges the report into the call,
 -- touches the lead, opens the rescue, appends the events and stages the jobs. One round trip and one transaction,
--- because round trips are what ingestion costs. The locks before it hold back other reports of the same call, so that
--- what `known` reads is what this report meets: one for each of the call's ids, since another report may carry one of
--- them alone, and in the order of their keys, so that no two reports wait for each other.
+-- because round trips are what ingestion costs. The lock before it holds back other reports of the same call, by
+-- whichever of its ids they name it, so that what `known` reads is what this report meets.
 --
 -- Reports merge field by field by rank (1 ringing, 2 routed, 3 completed, 4 corrected) whatever order they come in: a
 -- later rank wins, and a fact that a report does not state takes nothing away. Rank 0 is the provider's answer to a
@@ -14,13 +13,7 @@
 -- was reported since `as_of` is newer than the answer, which then changes nothing.
 -- A repeated delivery changes nothing and returns fresh = false.
 -- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
-select pg_advisory_xact_lock(least(k.one, k.other)), pg_advisory_xact_lock(greatest(k.one, k.other))
-from (
-    values (
-        hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || :external_id, 0),
-        hashtextextended(:tenant_id || chr(31) || :provider || chr(31) || coalesce(:resource_id, :external_id), 0)
-    )
-) as k (one, other);
+select lock_call(:tenant_id, :provider, :external_id, :resource_id);
 with
 found as (
     select find_call(
@@ -33,9 +26,12 @@ claim as (
     insert into idempotency_keys (tenant_id, provider, kind, external_id, variant, outcome, trace_id)
     select :tenant_id, :provider, :kind, :external_id, :variant, 'processed', :trace_id
     where
-        not exists (
-            select from found as f, calls as c
-            where c.tenant_id = :tenant_id and c.id = f.id and c.updated_at > :as_of::timestamptz
+        :as_of::timestamptz is null
+        or not exists (
+            select from calls as c
+            where
+                c.tenant_id = :tenant_id and c.id = (select f.id from found as f)
+                and c.updated_at > :as_of::timestamptz
         )
     on conflict do nothing
     returning id
@@ -47,8 +43,8 @@ payload as (
 ),
 
 known as (
-    select c.*, call_json(c) - 'version' as shape from claim, found as f, calls as c
-    where c.tenant_id = :tenant_id and c.id = f.id
+    select c.*, call_json(c) - 'version' as shape from claim, calls as c
+    where c.tenant_id = :tenant_id and c.id = (select f.id from found as f) and (select f.id from found as f) is not null
 ),
 
 ranked as (

@@ -16,6 +16,7 @@ language plpgsql stable as $$
 declare
     found_id uuid;
 begin
+    -- One after the other, since each is a look into one unique index; an «or» of both is none.
     select c.id into found_id from calls as c
     where c.tenant_id = tenant and c.provider = via and c.external_id = external;
     if found_id is null and resource is not null then
@@ -31,6 +32,21 @@ begin
         limit 1;
     end if;
     return found_id;
+end
+$$;
+
+-- Holds back, until this transaction ends, whoever else has a report about the call: one lock for each of its ids, since
+-- another report may carry one of them alone, and in the order of their keys, so that no two reports wait for each other.
+create function lock_call(tenant text, via text, external text, resource text) returns void
+language plpgsql as $$
+declare
+    one bigint := hashtextextended(tenant || chr(31) || via || chr(31) || external, 0);
+    other bigint := hashtextextended(tenant || chr(31) || via || chr(31) || resource, 0);
+begin
+    perform pg_advisory_xact_lock(least(one, other));
+    if one <> other then
+        perform pg_advisory_xact_lock(greatest(one, other));
+    end if;
 end
 $$;
 

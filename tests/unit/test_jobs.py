@@ -3,10 +3,12 @@
 import argparse
 import logging
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
 from jobs import __main__ as commands
+from jobs import reconcile
 from jobs.context import Retry
 from jobs.outage import LONGEST_WAIT, Outage
 from jobs.run import JOBS, PERIODIC, described
@@ -41,6 +43,14 @@ def test_of_an_error_the_outbox_keeps_no_data_of_a_tenant():
 def test_every_entry_of_the_schedule_is_a_job():
     assert {entry.name for entry in ENTRIES} <= PERIODIC.keys()
     assert not JOBS.keys() & PERIODIC.keys()
+
+
+def test_calls_are_compared_every_five_minutes_and_a_tenant_is_due_each_time():
+    (entry,) = (entry for entry in ENTRIES if entry.name == "reconcile")
+    moment = datetime(2026, 7, 1, 23, 51, tzinfo=UTC)
+    times = [moment := entry.next(moment) for _ in range(14)]
+    assert {later - sooner for sooner, later in pairwise(times)} == {timedelta(minutes=5)}
+    assert timedelta(minutes=5) > reconcile.INTERVAL
 
 
 def test_entries_are_in_utc_wherever_the_machine_is(monkeypatch):
