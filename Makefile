@@ -76,6 +76,7 @@ $(STAMP): requirements.lock requirements-build.lock
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) comes without venv." \
 	  "Install it first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Making $(VENV) from requirements.lock (once; a minute with an empty package cache)"
+	@[ ! -L $(VENV) ] || rm $(VENV)  # a link leads to somebody else's
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
 	@{ ! $(BIN)/python -m pip config list | grep -qE '\.(index-url|no-index)=' \

@@ -166,4 +166,4 @@ update payloads set error = :error where tenant_id = :tenant_id and idempotency_
 
 -- name: count_quarantined$
 -- How many deliveries are quarantined, over all tenants, up to a bound.
-select count(*) from (select from idempotency_keys where outcome = 'quarantined' limit :bound) as some;
+select count(*) from (select from idempotency_keys where outcome = 'quarantined' limit :bound) as bounded;

@@ -11,7 +11,7 @@ import pytest
 from ottoai import embedded
 from ottoai.config import Config
 from ottoai.web.auth import issue
-from tests.conftest import GENEROUS, SECRET
+from tests.conftest import GENEROUS, SECRET, SECRET_KEY
 from tests.e2e.conftest import TOOLS
 from tests.e2e.test_outage import add_demo, another_api
 from tests.helpers import get
@@ -23,7 +23,7 @@ ATTEMPTS = 5  # each by another user: on a busy machine Redis may answer late, a
 async def test_two_processes_grant_exactly_what_the_limit_says(database_url, tmp_path):
     with ExitStack() as stack:
         store = stack.enter_context(embedded.redis(tmp_path))
-        own = {"ENVIRONMENT": "test", "JWT_SECRET": SECRET, "RATE_LIMIT_USER": "100/day"}
+        own = {"ENVIRONMENT": "test", "JWT_SECRET": SECRET, "SECRET_KEYS": SECRET_KEY, "RATE_LIMIT_USER": "100/day"}
         stores = {"DATABASE_URL": database_url, "REDIS_URL": store.url}
         environ = TOOLS | stores | GENEROUS | own
         add_demo(environ)
