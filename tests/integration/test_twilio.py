@@ -35,8 +35,9 @@ async def log_of(url: str, tenant: str = "demo") -> list[str]:
 
 async def test_a_call_that_nobody_answered_is_rescued(base, database_url):
     number, phone = new_id(), samples.daytime_phone(datetime.now(UTC))
+    at = samples.twilio_call("initiated", number)["Timestamp"]  # a later one would touch the lead once more
     for status in ("initiated", "ringing", "no-answer"):
-        body = samples.twilio_call(status, number, From=phone)
+        body = samples.twilio_call(status, number, From=phone, Timestamp=at)
         assert await call_back(base, "call-status", body) == (200, "processed", TWIML)
     assert await log_of(database_url) == [
         "telephony.call.received",
