@@ -88,6 +88,8 @@ async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
             checked.set()
+            for pool in db.pools:
+                await pool.warm()
             await app[keys.REVOKED].refresh(db.system())
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)

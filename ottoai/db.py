@@ -17,7 +17,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -57,11 +57,13 @@ SNAPSHOT = (  # what is read in it is of one moment; whoever takes the rows may 
 SET_TENANT = "select set_config('app.tenant_id', %(tenant_id)s, true);\n"
 
 
-def _options(role: str) -> str:
+def options(role: str) -> str:
+    """How a connection of that role is set up, as libpq's `options`."""
     settings = {
         "role": role,
         "timezone": "UTC",
         "jit": "off",  # compiling takes longer than any query here
+        "plan_cache_mode": "force_generic_plan",  # what is prepared is planned once, not five times before that
         "statement_timeout": f"{int(STATEMENT_TIMEOUT * 1000)}",
         "lock_timeout": f"{int(LOCK_TIMEOUT * 1000)}",
         "idle_in_transaction_session_timeout": "10000",
@@ -107,7 +109,7 @@ class Pool:
         self.metrics = metrics
         self._dsn = make_dsn(
             dsn,
-            options=_options(role),
+            options=options(role),
             application_name=role,
             keepalives_idle=10,  # with the next, a peer that vanished is noticed in seconds, not hours
             tcp_user_timeout=5000,
@@ -141,6 +143,12 @@ class Pool:
             self._slots.release()
             if connection is not None:
                 self._give_back(connection)
+
+    async def warm(self) -> None:
+        """Open all connections there may be, so that the first requests need not. Raises StoreUnavailable."""
+        async with AsyncExitStack() as held:
+            for _ in range(self.size):
+                await held.enter_async_context(self.connection())
 
     def _take(self) -> aiopg.Connection | None:
         while self._free:

@@ -7,6 +7,7 @@ Telling (the bus, the queue) follows the commit and may be lost without harm.
 
 import hashlib
 import logging
+import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in develo
 UNCLAIMED_BOUND: Final = 5_000
 UNCLAIMED_BODY: Final = 64 * 1024  # bytes; real ones have some 3 KiB
 
-ROUTES_KEPT: Final = 5.0  # seconds that a routing answer is reused; a wrong signature asks again at once
+# Seconds that a routing answer is reused, spread so that not all are asked again in one moment; a wrong signature asks
+# again at once.
+ROUTES_KEPT: Final = (3.0, 5.0)
 ROUTES_BOUND: Final = 10_000
 
 Status = Literal["processed", "duplicate_ignored", "ignored", "quarantined", "unclaimed", "spooled"]
@@ -84,7 +87,7 @@ class Directory:
         if found:  # strangers' ids are not kept: anybody can send those
             if len(self._kept) >= ROUTES_BOUND:
                 self._kept.clear()
-            self._kept[key] = (time.monotonic() + ROUTES_KEPT, found)
+            self._kept[key] = (time.monotonic() + random.uniform(*ROUTES_KEPT), found)  # noqa: S311 - spreads load
         return found
 
     def remembered(self, provider: str, identities: Sequence[str]) -> tuple[Tenant, ...]:

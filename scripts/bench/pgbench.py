@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ottoai.db import PARAMETER, queries
+from ottoai.db import PARAMETER, options, queries
 from scripts.bench.measure import percentile
 
 CLIENTS = 16
@@ -19,6 +19,8 @@ VALUES = {
     "provider": "'callrail'",
     "kind": "'call-complete'",
     "external_id": "('1' || :call)",
+    "resource_id": "('CAL' || :call)",
+    "as_of": "null",
     "variant": "md5('v' || :call)",
     "trace_id": "repeat('1', 32)",
     "trace_context": "repeat('2', 55)",
@@ -45,7 +47,7 @@ async def transactions(database_url: str, tenants: int) -> dict[str, float]:
         script.write_text(_script(tenants))
         words = [str(program), "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(SECONDS), "--log",
                  "--log-prefix", f"{folder}/log", "-f", str(script), database_url]  # fmt: skip
-        environ = {**os.environ, "PGOPTIONS": "-c role=ottoai_app"}
+        environ = {**os.environ, "PGOPTIONS": options("ottoai_app")}
         process = await asyncio.create_subprocess_exec(
             *words, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
