@@ -52,7 +52,7 @@ class MissedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A text message."""
+    """A text message. `author`: the user id of who of the staff wrote it."""
 
     id: str
     lead_id: str
@@ -61,9 +61,28 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     direction: str
     status: str
     body: str
+    author: str | None
     created_at: datetime
     sent_at: datetime | None
     error_code: str | None
+    version: int
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Work for the tenant's staff. `subject_id`: the missed call or message it is about."""
+
+    id: str
+    lead_id: str | None
+    kind: str
+    subject_id: str | None
+    title: str
+    status: str
+    assigned_to: str | None
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    completed_by: str | None
+    version: int
 
 
 class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +133,11 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "missed_call.queued": MissedCall,
     "missed_call.texted": MissedCall,
     "missed_call.expired": MissedCall,
+    "missed_call.recovered": MissedCall,
+    "missed_call.escalated": MissedCall,
+    "missed_call.opted_out": MissedCall,
+    "task.created": Task,
+    "task.updated": Task,
     "identity.user.created": User,
     "identity.user.updated": User,
     "system.webhook.quarantined": Quarantined,

@@ -19,8 +19,10 @@ EVENTS: Final = 500  # of the log in one statement, which holds back the tenant'
 MIN_DIGITS: Final = 7  # fewer would be found in numbers that are no phones
 
 # What a phone's erasure leaves in place. The company's own rows are not about its callers. Idempotency keys hold ids
-# and digests, by which a delivery that comes again is still known.
-KEPT: Final = frozenset({"credentials", "heads", "idempotency_keys", "revocations", "tenant_routes", "tenants"})
+# and digests, by which a delivery that comes again is still known; opt-outs are digests, and go on counting.
+KEPT: Final = frozenset({
+    "credentials", "heads", "idempotency_keys", "opt_outs", "revocations", "tenant_routes", "tenants"
+})  # fmt: skip
 # What is made unrecognisable instead of being deleted: the log stays without a gap, and calls were made.
 IN_PLACE: Final = frozenset({"calls", "events"})
 # Gone with the tenant itself, in the last statement: until then no new row can come without them.

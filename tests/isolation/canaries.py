@@ -71,6 +71,7 @@ def rows(t: Planted) -> Iterator[tuple[str, dict[str, Any]]]:
         "id": t.uuid(5), "lead_id": t.lead, "kind": f"{w}-kind", "title": f"{w} task about {t.phone}",
         "assigned_to": t.user,
     }  # fmt: skip
+    yield "opt_outs", {"digest": f"{w}-digest", "source": "text"}
     yield "idempotency_keys", {
         "id": t.uuid(6), "provider": "callrail", "kind": f"{w}-report", "external_id": f"{w}-call",
         "variant": f"{w}-variant", "outcome": "processed", "trace_id": f"{w}-trace-of-key",

@@ -22,6 +22,7 @@ GRANTS: Final = {
     "leads": ("select insert update", ""),
     "messages": ("select insert update", ""),
     "missed_calls": ("select insert update", ""),
+    "opt_outs": ("select insert update delete", ""),
     "outbox": ("select insert update", "select update delete"),
     "payloads": ("select insert", "select delete"),
     "reconciliations": ("select insert update", "select"),
