@@ -25,7 +25,7 @@ from ottoai.realtime.hub import open_hub
 from ottoai.realtime.quotas import open_quotas
 from ottoai.redis_pool import open_redis
 from ottoai.vault import Vault
-from ottoai.web import keys
+from ottoai.web import keys, throttle
 from ottoai.web.auth import Revoked, Tokens
 from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
@@ -34,7 +34,6 @@ from ottoai.web.jwks import PACE, Pace, open_keys
 from ottoai.web.middlewares import authenticate, observe
 from ottoai.web.routes import ROUTES, add_routes
 from ottoai.web.sockets import Sockets
-from ottoai.web.throttle import limit, slow_down
 from ottoai.webhooks.receive import Directory, Ingest, from_spool
 from ottoai.webhooks.spool import open_spool
 
@@ -46,9 +45,12 @@ RETRY_PRIVILEGE = 1.0  # seconds until an absent database is asked again who we 
 
 def build_app(config: Config, pace: Pace = PACE) -> web.Application:
     """The whole API process as one application. `pace` is that of fetching tokens' keys."""
-    app = web.Application(middlewares=[observe, slow_down, authenticate, limit], client_max_size=MAX_BODY)
+    app = web.Application(
+        middlewares=[observe, throttle.slow_down, authenticate, throttle.limit], client_max_size=MAX_BODY
+    )
     app[keys.CONFIG] = config
     app[keys.METRICS] = Metrics(__version__, "api")
+    throttle.zero(app[keys.METRICS])
     revoked = app[keys.REVOKED] = Revoked()
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)
