@@ -26,7 +26,7 @@ demo: $(STAMP)  ## With `make run` up: send a missed call and watch what follows
 	@exec $(BIN)/python -m scripts.demo
 
 test: $(STAMP)  ## Run all tests on servers of their own (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## Check style, types, imports and SQL
 	$(BIN)/ruff check .

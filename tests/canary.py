@@ -120,9 +120,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A leak fails the run."""
-    if watch.finish():
+    """A leak fails the run; of several processes that share it, each tells the first."""
+    leaks = watch.finish()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leaks"] = [(where, what, around) for (where, what), around in leaks.items()]
+    elif leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What one of those processes told."""
+    for where, what, around in getattr(node, "workeroutput", {}).get("leaks", ()):
+        watch.leaks.setdefault((where, what), around)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -27,9 +27,10 @@ from ottoai.migrate import migrate
 from ottoai.vault import Vault
 from ottoai.web.auth import issue
 from tests import canary
-from tests.canary import pytest_configure, pytest_sessionfinish, pytest_terminal_summary
+from tests.canary import pytest_configure, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 
-__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary"]  # hooks: see canary
+# Hooks: see canary.
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "pytest_testnodedown"]
 
 # The product serves without an access log, which would have whole addresses (ottoai/server.py); so do its tests.
 logging.getLogger("aiohttp.access").disabled = True
