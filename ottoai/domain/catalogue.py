@@ -40,14 +40,20 @@ class Lead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MissedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A missed call and how its rescue stands, as the API shows it."""
+    """A missed call and how its rescue stands, as the API shows it. `text_due_at`: when the caller is to be texted next;
+    `ended_by`: what ended the chase.
+    """
 
     id: str
     call_id: str
     lead_id: str
-    status: str
+    status: Literal["queued", "texted", "escalated", "recovered", "opted_out", "expired"]
     called_at: datetime
     text_due_at: datetime | None
+    first_text_at: datetime | None
+    escalated_at: datetime | None
+    ended_at: datetime | None
+    ended_by: Literal["reply", "answered_call", "outbound_call", "outbound_text", "task_done", "stop", "time"] | None
     version: int
 
 

@@ -99,6 +99,11 @@ def rows(t: Planted) -> Iterator[tuple[str, dict[str, Any]]]:
         "user_id": t.user, "role": "member", "member": True, "membership_stamp": f"{w}-stamp-of-membership",
         "name": f"{w} user name", "person_stamp": f"{w}-stamp-of-person",
     }  # fmt: skip
+    yield "request_keys", {
+        "user_id": t.user, "key": f"{w}-request-key", "fingerprint": f"{w}-fingerprint", "status": 202,
+        "answer": json.dumps({"body": f"{w} answer to {t.phone}"}),
+    }  # fmt: skip
+    yield "recaps", {"day": "2026-01-02", "data": json.dumps({"note": f"{w} recap"})}
     yield "revocations", {"user_id": f"{w}-revoked-user", "valid_after": "2020-01-01T00:00:00+00:00"}
 
 

@@ -25,7 +25,9 @@ GRANTS: Final = {
     "opt_outs": ("select insert update delete", ""),
     "outbox": ("select insert update", "select update delete"),
     "payloads": ("select insert", "select delete"),
+    "recaps": ("select insert", "select"),
     "reconciliations": ("select insert update", "select"),
+    "request_keys": ("select insert", "select delete"),
     "revocations": ("", "select insert update"),
     "tasks": ("select insert update", ""),
     "tenant_routes": ("", "select insert update delete"),
@@ -45,6 +47,8 @@ CROSSING: Final = {
     ("idempotency_keys", "ottoai_system"): "retention, operators' counts, quarantine",
     ("outbox", "ottoai_system"): "due jobs of all tenants",
     ("payloads", "ottoai_system"): "retention, quarantine",
+    ("recaps", "ottoai_system"): "whose day has not been told yet",
+    ("request_keys", "ottoai_system"): "retention",
     ("reconciliations", "ottoai_system"): "whose turn it is to be compared",
     ("revocations", "ottoai_system"): "revoked tokens of all tenants",
     ("tenant_routes", "ottoai_system"): "whose a delivery is",
@@ -60,6 +64,20 @@ CROSSING: Final = {
 COLUMNS_OF_APP: Final = {  # what may change in rows that otherwise stay as they are
     ("idempotency_keys", "outcome"): "a quarantined delivery has had its effect",
     ("payloads", "error"): "why it stays quarantined",
+    **{
+        ("tenants", column): "settings that the tenant changes by its own API"
+        for column in (
+            "name",
+            "timezone",
+            "hours",
+            "holidays",
+            "texts_enabled",
+            "first_text",
+            "follow_up_text",
+            "sla_minutes",
+            "version",
+        )
+    },
 }
 COLUMNS_OF_WITNESS: Final = {"tenants": {"id"}}  # elsewhere tenant_id and id
 

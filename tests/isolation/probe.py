@@ -70,7 +70,13 @@ def _inserts(cursor: Any, table: str) -> list[str]:
     if row is None:
         return [f"{table} holds nothing of {A.id} to try with"]
     stolen = json.dumps({**json.loads(row[0]), _key(table): B.id})
-    sql = f"insert into {table} select * from jsonb_populate_record(null::{table}, %s)"
+    cursor.execute(
+        "select string_agg(column_name, ', ') from information_schema.columns"
+        " where table_schema = 'public' and table_name = %s and is_generated = 'NEVER'",
+        (table,),
+    )
+    columns = cursor.fetchone()[0]
+    sql = f"insert into {table} ({columns}) select {columns} from jsonb_populate_record(null::{table}, %s)"
     return _refused(cursor, "ottoai_app", f"A can insert into {table} as B", sql, stolen)
 
 
