@@ -40,7 +40,7 @@ class Lead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MissedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A missed call and how its rescue stands, as the API shows it. `text_due_at`: when the caller is next to be texted;
+    """A missed call and how its rescue stands, as the API shows it. `text_due_at`: when the caller is to be texted;
     `ended_by`: what ended the chase.
     """
 
