@@ -3,10 +3,11 @@
 import hmac
 import logging
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
 from ottoai import trace
 from ottoai.db import queries
@@ -18,6 +19,22 @@ from ottoai.web.api.reading import respond
 from ottoai.web.inputs import is_uuid
 
 logger = logging.getLogger(__name__)
+
+
+# A name that may be emitted. Names of tests could be anybody's words; these fit into a URL as they are.
+NAME: Final = "^(test[.][A-Za-z0-9._-]+|" + "|".join(event.replace(".", "[.]") for event in catalogue.EVENTS) + ")$"
+
+
+class EmitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to emit, and to whom."""
+
+    event: Annotated[
+        str, Meta(pattern=NAME, max_length=100, description="`test.` and something, or an event of the catalogue.")
+    ]
+    tenant_id: Annotated[str, Meta(min_length=1, description="Whose event it is.")]
+    lead_id: Annotated[str, Meta(description="A lead of the tenant, whose timeline then has it.")] | None = None
+    user_id: Annotated[str, Meta(description="A user, whose channel then has it.")] | None = None
+    transient: Annotated[bool, Meta(description="True: it has no number, and is told but not kept.")] = False
 
 
 class Emitted(msgspec.Struct, frozen=True):

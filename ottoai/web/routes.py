@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
-from ottoai.web import asyncapi, emit, internal, ops, problem, quarantine, stream, webhooks, ws
+from ottoai.web import asyncapi, emit, internal, openapi, ops, problem, quarantine, stream, webhooks, ws
 from ottoai.web.api import calls, events, leads, missed_calls
 from ottoai.webhooks import callrail, twilio
 
@@ -42,6 +42,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ops/quarantine", quarantine.page),
     ("POST", "/ops/quarantine/replay", quarantine.replay),
     ("GET", "/docs/problems/{type}", problem.explain),
+    ("GET", "/openapi.json", openapi.describe),
     ("GET", "/asyncapi.json", asyncapi.describe),
     ("GET", "/static/{name:[a-z]{1,20}[.](css|js)}", static),
     ("GET", "/api/events", events.poll),

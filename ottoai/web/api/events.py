@@ -1,10 +1,11 @@
 """GET /api/events: the log by long poll, with the rights and the cursor of the live connections."""
 
 import time
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
 from ottoai.errors import InvalidInput
 from ottoai.realtime.stream import Stream
@@ -14,6 +15,32 @@ from ottoai.web.channels import parse_since, wanted
 
 MAX_WAIT: Final = 25  # seconds: proxies end what is silent for 30
 LOOK: Final = 1.0  # seconds between two looks whether the client is still there
+
+
+PLACE: Final = r"^([0-9]{1,19}[.])?[0-9]{1,19}$"
+
+Channels = Annotated[
+    list[str],
+    Meta(description="What to listen to: `tenant:{id}:events`, `lead:{id}:timeline` or `user:{id}:tasks`, as often as "
+    "there are channels. Without any, the tenant's."),
+]  # fmt: skip
+Since = Annotated[
+    str, Meta(pattern=PLACE, description="The place to go on from: `epoch.seq`, or a number of the current epoch.")
+]
+
+
+class StreamQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an event stream may be asked for."""
+
+    channel: Channels = []
+    since: Since | None = None
+
+
+class EventQuery(StreamQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a long poll may be asked for."""
+
+    limit: Annotated[int, Meta(ge=1, le=inputs.MAX_PAGE_SIZE, description="Most events at once.")] = inputs.PAGE_SIZE
+    wait: Annotated[int, Meta(ge=0, le=MAX_WAIT, description="Seconds to wait for the first.")] = 0
 
 
 class Events(msgspec.Struct, frozen=True):
