@@ -75,7 +75,7 @@ async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
         token_keys = await stack.enter_async_context(open_keys(config, metrics, pace))
         app[keys.TOKENS] = Tokens(config, app[keys.REVOKED], token_keys)
         bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
-        waker = await stack.enter_async_context(open_waker(config))
+        waker = app[keys.WAKER] = await stack.enter_async_context(open_waker(config))
         hub = app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
         app[keys.QUOTAS] = await stack.enter_async_context(open_quotas(config, client))
         vault = Vault(config.secret_keys)

@@ -20,8 +20,12 @@ ROUTES: Final[dict[str, RouteClass]] = {
     "GET /api/calls/{id}": "api",
     "GET /api/leads": "api",
     "GET /api/leads/{id}": "api",
+    "PATCH /api/leads/{id}": "api",
+    "POST /api/leads/{id}/messages": "api",
     "GET /api/missed-calls": "api",
     "GET /api/missed-calls/{id}": "api",
+    "PATCH /api/tasks/{id}": "api",
+    "PATCH /api/settings": "api",
 }
 
 

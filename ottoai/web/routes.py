@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
 from ottoai.web import asyncapi, emit, internal, openapi, ops, problem, quarantine, stream, webhooks, ws
-from ottoai.web.api import calls, events, leads, missed_calls
+from ottoai.web.api import calls, events, leads, messages, missed_calls, settings, tasks
 from ottoai.webhooks import callrail, twilio
 
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -51,8 +51,12 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/api/calls/{id}", calls.get_call),
     ("GET", "/api/leads", leads.list_leads),
     ("GET", "/api/leads/{id}", leads.get_lead),
+    ("PATCH", "/api/leads/{id}", leads.change_lead),
+    ("POST", "/api/leads/{id}/messages", messages.send_message),
     ("GET", "/api/missed-calls", missed_calls.list_missed_calls),
     ("GET", "/api/missed-calls/{id}", missed_calls.get_missed_call),
+    ("PATCH", "/api/tasks/{id}", tasks.change_task),
+    ("PATCH", "/api/settings", settings.change_settings),
 )
 
 

@@ -41,8 +41,9 @@ def answers(kinds: Iterable[Kind]) -> Json:
 
 def requests(kinds: Iterable[Kind]) -> Json:
     """The schemas of what clients say; whether unknown fields are refused is the struct's own word."""
+    closed = {"additionalProperties": False}
     return {
-        kind.__name__: schema | {"additionalProperties": not kind.__struct_config__.forbid_unknown_fields}
+        kind.__name__: schema | (closed if kind.__struct_config__.forbid_unknown_fields else {})
         for kind, schema in _schemas(kinds)
     }
 

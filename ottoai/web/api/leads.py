@@ -1,9 +1,27 @@
-"""GET /api/leads and /api/leads/{id}."""
+"""GET /api/leads and /api/leads/{id}, PATCH /api/leads/{id}."""
 
+from typing import Annotated
+
+import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
+from ottoai import trace
 from ottoai.db import queries
-from ottoai.web.api import reading
+from ottoai.domain import changes
+from ottoai.web import keys, texts
+from ottoai.web.api import reading, writing
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, extra_json_schema={"pattern": texts.LINE})]
+
+
+class LeadPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be changed of a lead; what is left out stays. `name` null: not known."""
+
+    name: Name | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        texts.check("name", self.name, texts.LINE)
 
 
 async def list_leads(request: web.Request) -> web.Response:
@@ -14,3 +32,13 @@ async def list_leads(request: web.Request) -> web.Response:
 async def get_lead(request: web.Request) -> web.Response:
     """One lead."""
     return await reading.one(request, queries().leads.get_lead)
+
+
+async def change_lead(request: web.Request) -> web.Response:
+    """Change a lead's name."""
+    patch, versions = await writing.body(request, LeadPatch), writing.versions(request)
+    tenant_id = request[keys.PRINCIPAL].tenant_id
+    change = await changes.change_lead(
+        reading.session(request), tenant_id, writing.row_id(request), patch, versions, trace.trace_id()
+    )
+    return writing.changed(request, change)
