@@ -24,17 +24,19 @@ PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 API: Final = "/api/"
 # What every request under /api/ may meet.
 OF_API: Final = (errors.InvalidInput, errors.Unauthenticated, errors.RateLimited, errors.StoreUnavailable)
-DESCRIPTION: Final = """\
-Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names.
-
-- Every request under `/api/` carries `Authorization: Bearer <jwt>`.
-- Every error is `application/problem+json` (RFC 9457); its `type` leads to an explanation, its `detail` begins with \
-the name of the field that is wrong, its `trace_id` finds it in our logs.
-- Lists answer `items` and `next_cursor`; give that as `cursor` for the next page, until it is null.
-- Times are RFC 3339 in UTC, phone numbers E.164.
-- Answers may get new fields, lists of values new values: ignore what you do not know.
-- What happens is told live over `/ws` and `/api/events/stream`: `/asyncapi.json`.
-"""
+PROBLEM: Final = problem.CONTENT_TYPE
+INTRODUCTION: Final = "Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names."
+RULES: Final = (
+    "Every request under `/api/` carries `Authorization: Bearer <jwt>`.",
+    "Every error is `application/problem+json` (RFC 9457). Its `detail` begins with the name of the field that is wrong.",
+    "The `type` of an error leads to an explanation; its `trace_id` finds it in our logs.",
+    "Lists answer `items` and `next_cursor`: the `cursor` of the next page, beside the same filters; null on the last.",
+    "An answer with an `ETag` can be asked for again with `If-None-Match`: 304 while it is still so.",
+    "A change says in `If-Match` what it was made on: the `ETag` that was last seen.",
+    "Times are RFC 3339 in UTC, phone numbers E.164.",
+    "Answers may get new fields, and fields new words: ignore what you do not know.",
+    "What happens is told live over `/ws` and `/api/events/stream`: `/asyncapi.json`.",
+)
 
 TAGS: Final = {
     "Calls": "Phone calls, as the providers reported them.",
@@ -134,7 +136,7 @@ def make(routes: Iterable[tuple[str, str, Handler]]) -> Json:
     raised = {each.name: each for _, _, found in described for each in found.problems()}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "OttoAI API", "version": __version__, "description": DESCRIPTION},
+        "info": {"title": "OttoAI API", "version": __version__, "description": _description()},
         "servers": [{"url": "/", "description": "Where this document came from."}],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
@@ -145,6 +147,10 @@ def make(routes: Iterable[tuple[str, str, Handler]]) -> Json:
             "schemas": _schemas(),
         },
     }
+
+
+def _description() -> str:
+    return "\n".join([INTRODUCTION, "", *(f"- {rule}" for rule in RULES)])
 
 
 def plain(path: str) -> str:
@@ -183,7 +189,7 @@ class _Problems:
             "description": " ".join(f"`{each.type}`: {sentence(each)}" for each in self.kinds),
             "headers": {name: ref(f"components/headers/{name}") for name in headers},
             "content": {
-                problem.CONTENT_TYPE: {
+                PROBLEM: {
                     "schema": {
                         "allOf": [schema_ref("Problem")],
                         "properties": {"type": {"enum": types}, "status": {"const": self.status}},

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
-from ottoai.web import asyncapi, emit, internal, openapi, ops, problem, quarantine, stream, webhooks, ws
+from ottoai.web import asyncapi, docs, emit, internal, openapi, ops, problem, quarantine, stream, webhooks, ws
 from ottoai.web.api import calls, events, leads, messages, missed_calls, settings, tasks
 from ottoai.webhooks import callrail, twilio
 
@@ -41,6 +41,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ops", ops.page),
     ("GET", "/ops/quarantine", quarantine.page),
     ("POST", "/ops/quarantine/replay", quarantine.replay),
+    ("GET", "/docs", docs.page),
     ("GET", "/docs/problems/{type}", problem.explain),
     ("GET", "/openapi.json", openapi.describe),
     ("GET", "/asyncapi.json", asyncapi.describe),

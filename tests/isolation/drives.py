@@ -168,6 +168,7 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
         Ask(path, b"all=1", FORM),
     ],
     ("GET", "/docs/problems/{type}"): public(),
+    ("GET", "/docs"): public(),
     ("GET", "/openapi.json"): public(),
     ("GET", "/asyncapi.json"): public(),
     ("GET", "/static/{name}"): lambda _: [Ask("/static/otto.js"), Ask(f"/static/{B.word}.js")],
