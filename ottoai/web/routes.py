@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
 from ottoai.web import asyncapi, emit, internal, ops, problem, quarantine, stream, webhooks, ws
-from ottoai.web.api import calls, events, leads, missed_calls
+from ottoai.web.api import calls, events, leads, messages, missed_calls, settings, tasks, timeline
 from ottoai.webhooks import callrail, twilio
 
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -50,8 +50,13 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/api/calls/{id}", calls.get_call),
     ("GET", "/api/leads", leads.list_leads),
     ("GET", "/api/leads/{id}", leads.get_lead),
+    ("GET", "/api/leads/{id}/messages", messages.list_messages),
+    ("GET", "/api/leads/{id}/timeline", timeline.list_timeline),
+    ("GET", "/api/tasks", tasks.list_tasks),
+    ("GET", "/api/tasks/{id}", tasks.get_task),
     ("GET", "/api/missed-calls", missed_calls.list_missed_calls),
     ("GET", "/api/missed-calls/{id}", missed_calls.get_missed_call),
+    ("GET", "/api/settings", settings.get_settings),
 )
 
 
