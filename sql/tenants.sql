@@ -8,6 +8,7 @@ select
     t.name,
     t.timezone,
     t.hours,
+    t.holidays,
     c.current as current_key,
     c.previous as previous_key
 from tenants as t
@@ -30,6 +31,7 @@ select
     t.name,
     t.timezone,
     t.hours,
+    t.holidays,
     c.current as current_key,
     c.previous as previous_key
 from tenants as t

@@ -57,7 +57,7 @@ class Access(msgspec.Struct, frozen=True):
 
 def _tenant(vault: Vault, row: Row) -> Tenant:
     keys = tuple(vault.open(key) for key in (row["current_key"], row["previous_key"]) if key)
-    return Tenant(row["id"], row["name"], opening.parse(row["hours"], row["timezone"]), keys)
+    return Tenant(row["id"], row["name"], opening.parse(row["hours"], row["timezone"], row["holidays"]), keys)
 
 
 async def routed(system: Session, vault: Vault, provider: str, identities: Sequence[str]) -> tuple[Tenant, ...]:
