@@ -47,10 +47,10 @@ CHANGES: Final = (
             "`GET /api/missed-calls`, `GET /api/missed-calls/{id}`: missed calls and their rescues.",
             "`GET /api/settings`, `PATCH /api/settings`: the tenant's own settings.",
             "`GET /api/events`, `GET /api/events/stream`: the log by long poll and as server-sent events.",
-            "Lists: `limit`, `cursor` and filters; a parameter that is unknown, repeated or malformed is refused (400).",
+            "Lists: `limit`, `cursor`, filters; a parameter that is unknown, repeated or malformed is refused (400).",
             "`ETag`, `If-None-Match` (304) and, for changes, `If-Match` (412, 428).",
             "Pages of other origins may use the API where the operator allows them (CORS).",
-            "`GET /openapi.json`, `GET /asyncapi.json`, `GET /docs/problems/{type}`, `GET /docs`: the API about itself.",
+            "`GET /openapi.json`, `GET /asyncapi.json`, `GET /docs`, `GET /docs/problems/{type}`: about the API.",
         ),
     ),
 )

@@ -1,17 +1,23 @@
 """One of each thing that clients see, for the documents about the API. Tests hold them against the schemas."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
 import msgspec
 
-from ottoai.domain.catalogue import Call, Lead, Message, MissedCall, Task
+from ottoai.domain.catalogue import Call, Lead, Message, MissedCall, Settings, Task
 from ottoai.realtime.messages import Envelope
 from ottoai.web import problem
+from ottoai.web.api import timeline
 from ottoai.web.api.events import Events
+from ottoai.web.api.leads import LeadPatch
+from ottoai.web.api.messages import NewMessage
+from ottoai.web.api.settings import SettingsPatch
+from ottoai.web.api.tasks import TaskPatch
 from ottoai.web.emit import Emitted
 from ottoai.web.health import Readiness
 from ottoai.web.internal import Alive
+from ottoai.web.operations import page_of
 from ottoai.webhooks.receive import Receipt
 
 NOW: Final = datetime(2026, 11, 23, 21, 20, 18, tzinfo=UTC)
@@ -87,6 +93,22 @@ TASK: Final = Task(
     completed_by=None,
     version=1,
 )
+SETTINGS: Final = Settings(
+    id="demo",
+    name="Demo Roofing",
+    timezone="America/New_York",
+    hours="Mon-Fri 09:00-17:00",
+    holidays=[date(2026, 11, 26), date(2026, 12, 25)],
+    texts_enabled=True,
+    first_text="Hi, this is {company}. Sorry we missed your call! How can we help?",
+    follow_up_text=None,
+    sla_minutes=120,
+    version=4,
+)
+TIMELINE: Final = [
+    timeline.MessageHappened(at=MESSAGE.created_at, item=MESSAGE),
+    timeline.CallHappened(at=CALL.started_at, item=CALL),
+]
 EVENT: Final = Envelope(
     version="1",
     event="lead.created",
@@ -105,6 +127,17 @@ EXAMPLES: Final[tuple[msgspec.Struct, ...]] = (
     MISSED_CALL,
     MESSAGE,
     TASK,
+    SETTINGS,
+    page_of("Lead", Lead)([LEAD], CURSOR),
+    page_of("Call", Call)([CALL], CURSOR),
+    page_of("MissedCall", MissedCall)([MISSED_CALL], None),
+    page_of("Message", Message)([MESSAGE], None),
+    page_of("Task", Task)([TASK], None),
+    page_of("Timeline", timeline.Happened)(TIMELINE, None),
+    LeadPatch(name="Robin Sample"),
+    TaskPatch(status="done", assigned_to="me"),
+    SettingsPatch(hours=SETTINGS.hours, holidays=SETTINGS.holidays, sla_minutes=90),
+    NewMessage("We can be there at four this afternoon. Does that suit you?"),
     Events([msgspec.Raw(msgspec.json.encode(EVENT))], "1795468818.42", 1795468818, 42, recovered=True),
     Emitted(True, "test.hello", 43, ("tenant:demo:events",), "demo", TRACE),
     Receipt("processed", "callrail", "call-complete", CALL.external_id, "demo"),
@@ -121,7 +154,7 @@ EXAMPLES: Final[tuple[msgspec.Struct, ...]] = (
         problem.TYPES + "invalid-input",
         "Invalid input",
         400,
-        "limit: must be a whole number from 1 to 200",
+        "limit: expected `int` <= 200",
         "/api/calls",
         TRACE,
     ),

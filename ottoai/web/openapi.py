@@ -28,7 +28,7 @@ PROBLEM: Final = problem.CONTENT_TYPE
 INTRODUCTION: Final = "Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names."
 RULES: Final = (
     "Every request under `/api/` carries `Authorization: Bearer <jwt>`.",
-    "Every error is `application/problem+json` (RFC 9457). Its `detail` begins with the name of the field that is wrong.",
+    "Errors are `application/problem+json` (RFC 9457). The `detail` begins with the name of the field that is wrong.",
     "The `type` of an error leads to an explanation; its `trace_id` finds it in our logs.",
     "Lists answer `items` and `next_cursor`: the `cursor` of the next page, beside the same filters; null on the last.",
     "An answer with an `ETag` can be asked for again with `If-None-Match`: 304 while it is still so.",
@@ -87,7 +87,10 @@ PATH_PARAMETERS: Final[dict[str, Json]] = {
     "id": {"description": "The thing's id.", "schema": {"type": "string", "format": "uuid"}},
     "hook": {"description": "The tenant's own unguessable path.", "schema": {"type": "string", "minLength": 1}},
     "kind": {"description": "What is reported.", "schema": {"type": "string"}},
-    "type": {"description": "The last part of a problem's `type`.", "schema": {"type": "string", "minLength": 1}},
+    "type": {
+        "description": "The last part of a problem's `type`.",
+        "schema": {"type": "string", "minLength": 1, "examples": [errors.NotFound.type]},
+    },
 }
 
 SECURITY: Final[dict[str, Json]] = {
@@ -223,12 +226,12 @@ class _Described:
             "operationId": self.id,
             "tags": [operation.tag],
             "summary": re.split(r"(?<=[.])\s|: ", self.text, maxsplit=1)[0].rstrip("."),
-            "description": self.text,
+            "description": f"{self.text} {_filters(operation.query)}".rstrip(),
         }
         if parameters := [*_query_parameters(operation.query), *_header_parameters(operation.headers)]:
             made["parameters"] = parameters
         if operation.body:
-            made["requestBody"] = {"required": True, "content": _content(operation.body)}
+            made["requestBody"] = {"required": True, "content": _content(operation.body, *operation.media)}
         made["responses"] = self._responses()
         names = ("bearer",) if self.of_api else operation.security
         # Deliveries of companies that nobody has added yet come with signatures that nobody can check yet.
@@ -260,14 +263,19 @@ class _Described:
         return dict(sorted(made.items()))
 
 
+def _filters(kind: Kind | None) -> str:
+    """What a query's docstring says of its fields: what comes after what it says of itself."""
+    return sentence(kind).partition(". ")[2] if kind else ""
+
+
 def _told(kind: Kind | Content) -> str:
     return str(kind.schema.get("description", "As asked.")) if isinstance(kind, Content) else sentence(kind)
 
 
-def _content(kind: Kind | Content) -> Json:
+def _content(kind: Kind | Content, *media: str) -> Json:
     if isinstance(kind, Content):
         return {kind.media: {"schema": kind.schema}}
-    return {"application/json": {"schema": schema_ref(kind.__name__)}}
+    return {each: {"schema": schema_ref(kind.__name__)} for each in media or ("application/json",)}
 
 
 def _path_parameters(path: str) -> list[Json]:

@@ -7,15 +7,26 @@ whole against the route table.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from ottoai import errors
-from ottoai.domain.catalogue import Call, Lead, MissedCall
+from ottoai.domain.catalogue import Call, Lead, Message, MissedCall, Settings, Task
 from ottoai.errors import OttoError
 from ottoai.web import emit, health, internal
-from ottoai.web.api import events, reading
+from ottoai.web.api import (
+    calls,
+    events,
+    leads,
+    messages,
+    missed_calls,
+    reading,
+    settings,
+    tasks,
+    timeline,
+    writing,
+)
 from ottoai.web.schemas import Json, Kind
 from ottoai.webhooks.receive import Receipt
 
@@ -37,6 +48,7 @@ class Operation:
     others: tuple[tuple[int, str, Kind | Content], ...] = ()  # (status, when, body)
     query: Kind | None = None
     body: Kind | Content | None = None
+    media: tuple[str, ...] = ("application/json",)  # in which the body is read, if it is a struct
     headers: tuple[str, ...] = ()  # of REQUEST_HEADERS
     answers_with: tuple[str, ...] = ()  # of ANSWER_HEADERS
     raises: tuple[type[OttoError], ...] = ()
@@ -50,14 +62,14 @@ class Operation:
 
 
 @cache
-def page_of(kind: Kind) -> Kind:
-    """The type of a page of these."""
+def page_of(name: str, item: Any) -> Kind:
+    """The type of a page of these, called by their name."""
     fields = [
-        (field.encode_name, list[kind] if field.name == "items" else field.type)  # type: ignore[valid-type]
+        (field.encode_name, list[item] if field.name == "items" else field.type)
         for field in msgspec.structs.fields(reading.Page)
     ]
     namespace = {"__doc__": reading.Page.__doc__}
-    return msgspec.defstruct(f"{kind.__name__}Page", fields, namespace=namespace, frozen=True)
+    return msgspec.defstruct(f"{name}Page", fields, namespace=namespace, frozen=True)
 
 
 def document(description: str) -> Content:
@@ -79,12 +91,29 @@ STREAM: Final = Content(
 )
 
 
-def _listing(tag: str, kind: Kind, query: Kind | None, *links: str) -> Operation:
-    return Operation(tag=tag, answer=page_of(kind), query=query, links=links)
+CHANGING: Final = (
+    errors.NotFound, errors.PreconditionFailed, errors.TooLarge, errors.UnsupportedMedia, errors.PreconditionRequired,
+)  # fmt: skip
+
+
+def _listing(tag: str, kind: Kind, query: Kind, *links: str, raises: tuple[type[OttoError], ...] = ()) -> Operation:
+    return Operation(tag=tag, answer=page_of(kind.__name__, kind), query=query, links=links, raises=raises)
 
 
 def _thing(tag: str, kind: Kind) -> Operation:
-    return Operation(tag=tag, answer=kind, raises=(errors.NotFound,))
+    return Operation(tag=tag, answer=kind, headers=("If-None-Match",), raises=(errors.NotFound,))
+
+
+def _change(tag: str, kind: Kind, body: Kind, *raises: type[OttoError]) -> Operation:
+    return Operation(
+        tag=tag,
+        answer=kind,
+        body=body,
+        media=writing.PATCHES,
+        headers=("If-Match",),
+        answers_with=("ETag",),
+        raises=(*raises, *CHANGING),
+    )
 
 
 UNCLAIMED: Final = (202, "Nobody has added this company yet: kept, and taken in when somebody does.", Receipt)
@@ -107,12 +136,36 @@ _TWILIO: Final = Operation(
 )
 
 OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
-    ("GET", "/api/calls"): _listing("Calls", Call, None, "getCall"),
+    ("GET", "/api/calls"): _listing("Calls", Call, calls.CallQuery, "getCall"),
     ("GET", "/api/calls/{id}"): _thing("Calls", Call),
-    ("GET", "/api/leads"): _listing("Leads", Lead, None, "getLead"),
+    ("GET", "/api/leads"): _listing("Leads", Lead, leads.LeadQuery, "getLead", "listTimeline", "listMessages"),
     ("GET", "/api/leads/{id}"): _thing("Leads", Lead),
-    ("GET", "/api/missed-calls"): _listing("Missed calls", MissedCall, None, "getMissedCall"),
+    ("PATCH", "/api/leads/{id}"): _change("Leads", Lead, leads.LeadPatch),
+    ("GET", "/api/leads/{id}/timeline"): Operation(
+        tag="Leads",
+        answer=page_of("Timeline", timeline.Happened),
+        query=timeline.TimelineQuery,
+        raises=(errors.NotFound,),
+    ),
+    ("GET", "/api/leads/{id}/messages"): _listing(
+        "Messages", Message, messages.MessageQuery, raises=(errors.NotFound,)
+    ),
+    ("POST", "/api/leads/{id}/messages"): Operation(
+        tag="Messages",
+        answer=Message,
+        status=202,
+        body=messages.NewMessage,
+        headers=("Idempotency-Key",),
+        answers_with=("Idempotency-Replayed",),
+        raises=(errors.NotFound, errors.OptedOut, errors.TooLarge, errors.UnsupportedMedia, errors.Unprocessable),
+    ),
+    ("GET", "/api/tasks"): _listing("Tasks", Task, tasks.TaskQuery, "getTask"),
+    ("GET", "/api/tasks/{id}"): _thing("Tasks", Task),
+    ("PATCH", "/api/tasks/{id}"): _change("Tasks", Task, tasks.TaskPatch),
+    ("GET", "/api/missed-calls"): _listing("Missed calls", MissedCall, missed_calls.MissedCallQuery, "getMissedCall"),
     ("GET", "/api/missed-calls/{id}"): _thing("Missed calls", MissedCall),
+    ("GET", "/api/settings"): _thing("Settings", Settings),
+    ("PATCH", "/api/settings"): _change("Settings", Settings, settings.SettingsPatch, errors.Forbidden),
     ("GET", "/api/events"): Operation(tag="Events", answer=events.Events, query=events.EventQuery, raises=LIVE),
     ("GET", "/api/events/stream"): Operation(
         tag="Events", answer=STREAM, query=events.StreamQuery, headers=("Last-Event-ID",), raises=LIVE

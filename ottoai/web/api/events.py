@@ -5,9 +5,8 @@ from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
-from ottoai.errors import InvalidInput
 from ottoai.realtime.stream import Stream
 from ottoai.web import inputs, keys
 from ottoai.web.api.reading import respond
@@ -33,7 +32,7 @@ class StreamQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What an event stream may be asked for."""
 
     channel: Channels = []
-    since: Since | None = None
+    since: Since | UnsetType = UNSET
 
 
 class EventQuery(StreamQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,9 +59,10 @@ async def poll(request: web.Request) -> web.Response:
     first; without `since` at once where the log stands.
     """
     app, principal = request.app, request[keys.PRINCIPAL]
-    limit, wait = inputs.page_size(request), _wait(request)
-    channels = await wanted(request)
-    since = parse_since(request.query.get("since"))
+    asked = inputs.query(request, EventQuery)
+    limit, wait = asked.limit, asked.wait
+    channels = await wanted(request, asked.channel)
+    since = parse_since(asked.since or None)
     hub = app[keys.HUB]
     stream = await hub.stream(principal.tenant_id)
     recovered = await hub.reaches(stream, since)
@@ -94,10 +94,3 @@ async def _grown(request: web.Request, stream: Stream, deadline: float) -> bool:
         if stream.flushed > known:
             return True
     return False
-
-
-def _wait(request: web.Request) -> int:
-    given = request.query.get("wait", "0")
-    if len(given) > 3 or not given.isdecimal() or int(given) > MAX_WAIT:
-        raise InvalidInput(f"wait: must be a whole number of seconds from 0 to {MAX_WAIT}")
-    return int(given)
