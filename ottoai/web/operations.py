@@ -78,7 +78,9 @@ def document(description: str) -> Content:
 
 
 EMITTED: Final = (errors.InvalidInput, errors.Forbidden, errors.NotFound, errors.TooLarge, errors.StoreUnavailable)
-DELIVERED: Final = (errors.InvalidInput, errors.BadSignature, errors.TooLarge, errors.NoRoom, errors.StoreUnavailable)
+DELIVERED: Final = (
+    errors.InvalidInput, errors.BadSignature, errors.NotFound, errors.TooLarge, errors.NoRoom, errors.StoreUnavailable,
+)  # fmt: skip
 LIVE: Final = (errors.NotFound, errors.OverQuota, errors.Draining)
 REPORT: Final = Content(
     "application/json", {"type": "object", "description": "As the provider sends it; docs/WEBHOOKS.md has its fields."}
@@ -87,7 +89,7 @@ CALLBACK: Final = Content("application/x-www-form-urlencoded", REPORT.schema)
 TWIML: Final = Content("text/xml", {"type": "string", "description": "Empty TwiML: no instructions."})
 STREAM: Final = Content(
     "text/event-stream",
-    {"type": "string", "description": "Messages of the live protocol, as /asyncapi.json describes them."},
+    {"description": "Messages of the live protocol, as /asyncapi.json describes them."},
 )
 
 
