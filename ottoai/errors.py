@@ -86,7 +86,7 @@ class PreconditionRequired(OttoError):
 
 
 class PreconditionFailed(OttoError):
-    """The item has changed since it was read: read it again, and send its new ETag as `If-Match` if you still want to."""
+    """The item has changed since it was read: read it again, and send its new ETag as `If-Match`."""
 
     status, type, title = 412, "precondition-failed", "Precondition failed"
 

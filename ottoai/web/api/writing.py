@@ -39,11 +39,13 @@ def told(error: msgspec.ValidationError) -> str:
     """What is wrong with a body, with the field in front: "name: Expected `str`, got `int`"."""
     if error.__cause__ is not None:  # one of our own sentences
         return str(error.__cause__)
-    what, _, where = str(error).partition(" - at `$.")
+    what, where = str(error), ""
+    if " - at `$." in what:
+        what, _, where = what.rpartition(" - at `$.")
     unknown = what.partition("unknown field `")[2].rstrip("`")
     if unknown:
         what, where = "is nothing that can be set here", unknown
-    return f"{where.rstrip('`')[:TOLD] or 'body'}: {what}"
+    return f"{where.rstrip('`')[:TOLD] or 'body'}: {what[:TOLD]}"
 
 
 def row_id(request: web.Request) -> str:
