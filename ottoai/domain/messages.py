@@ -1,5 +1,5 @@
-"""Text messages that providers report or staff writes: what is stated, and the statements that make it true. Those of
-ours that are on their way are the matter of texts.
+"""Text messages that providers report: what a report states, and the statements that make it true. Those of ours that
+are on their way are the matter of texts.
 """
 
 from datetime import datetime
@@ -8,12 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 from ottoai.db import Session, queries
-from ottoai.domain import outbox
 from ottoai.domain.calls import Recorded
-from ottoai.domain.events import Appended
 from ottoai.domain.optout import word_of
-from ottoai.domain.requests import Answer, Request, once
-from ottoai.errors import NotFound, OptedOut
 
 Fate = Literal["sent", "failed", "undelivered", "delivered"]
 
@@ -69,30 +65,3 @@ async def record_status(tx: Session, status: TextStatus, received_at: datetime, 
 async def record_nothing(tx: Session, nothing: Nothing, **delivery: Any) -> Recorded:
     """Keep a delivery that changes nothing."""
     return Recorded.of(await queries().deliveries.note(tx, external_id=nothing.external_id, **delivery))
-
-
-class Queued(msgspec.Struct, frozen=True):
-    """What asking for a text did; nothing but the answer, if the answer is replayed."""
-
-    answer: Answer
-    appended: Appended
-    jobs: tuple[outbox.Due, ...]
-
-
-async def queue(
-    tx: Session, tenant_id: str, lead_id: str, body: str, request: Request, *, trace_id: str, trace_context: str
-) -> Queued:
-    """Have a text sent to a lead, as the request's user, which ends the lead's open rescues. Raises NotFound, OptedOut,
-    Unprocessable, StoreUnavailable.
-    """
-    given = msgspec.structs.asdict(request)
-    traced = {"trace_id": trace_id, "trace_context": trace_context}
-    answer, row = await once(
-        request,
-        lambda: queries().messages.queue_text(
-            tx, id=lead_id, body=body, repair_after=outbox.REPAIR_AFTER, **given, **traced
-        ),
-    )
-    if answer is None:
-        raise OptedOut if row["outcome"] == "opted_out" else NotFound("There is nothing here by that id.")
-    return Queued(answer, Appended.of(tenant_id, row), outbox.staged(row))

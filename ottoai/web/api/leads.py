@@ -9,10 +9,10 @@ from msgspec import UNSET, UnsetType
 from ottoai import trace
 from ottoai.db import queries
 from ottoai.domain import changes
-from ottoai.web import keys, texts
+from ottoai.web import keys, patterns
 from ottoai.web.api import reading, writing
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, extra_json_schema={"pattern": texts.LINE})]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, extra_json_schema={"pattern": patterns.LINE})]
 
 
 class LeadPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,7 +21,7 @@ class LeadPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
-        texts.check("name", self.name, texts.LINE)
+        patterns.check("name", self.name, patterns.LINE)
 
 
 async def list_leads(request: web.Request) -> web.Response:

@@ -8,13 +8,13 @@ from msgspec import UNSET, UnsetType
 
 from ottoai import trace
 from ottoai.domain import tasks
-from ottoai.web import keys, texts
+from ottoai.web import keys, patterns
 from ottoai.web.api import reading, writing
 from ottoai.web.claims import MAX_ID
 
 ME: Final = "me"
 
-Assignee = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID, extra_json_schema={"pattern": texts.LINE})]
+Assignee = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID, extra_json_schema={"pattern": patterns.LINE})]
 
 
 class TaskPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,7 +24,7 @@ class TaskPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assigned_to: Assignee | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
-        texts.check("assigned_to", self.assigned_to, texts.LINE)
+        patterns.check("assigned_to", self.assigned_to, patterns.LINE)
 
 
 async def change_task(request: web.Request) -> web.Response:
