@@ -467,3 +467,27 @@ on conflict do nothing;
 -- name: find_development_text$
 -- Whether this message was noted.
 select true from development_texts where tenant_id = :tenant_id and message_id = :message_id;
+
+-- name: list_messages^
+-- A page of a lead's texts, newest first; see list_calls. `known`: whether there is such a lead.
+with page as (
+    select
+        message_json(m)::text as item,
+        m.created_at as at,
+        m.id,
+        row_number() over (order by m.created_at desc, m.id desc) as n
+    from messages as m
+    where
+        m.tenant_id = :tenant_id and m.lead_id = :lead_id::uuid
+        and (:after_at::timestamptz is null or (m.created_at, m.id) < (:after_at::timestamptz, :after_id::uuid))
+    order by m.created_at desc, m.id desc
+    limit :page_size + 1
+)
+
+select
+    exists(select from leads where tenant_id = :tenant_id and id = :lead_id::uuid) as known,
+    string_agg(item, ',' order by n) filter (where n <= :page_size) as items,
+    max(at) filter (where n = :page_size) as last_at,
+    max(id::text) filter (where n = :page_size) as last_id,
+    coalesce(max(n) > :page_size, false) as more
+from page;

@@ -1,6 +1,6 @@
 """Every event there is, with the type of its data. Events named test.* carry what their sender liked."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -88,6 +88,24 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     updated_at: datetime
     completed_at: datetime | None
     completed_by: str | None
+    version: int
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tenant decides about its rescues. `hours` are those of opening, in `timezone`, but for `holidays`.
+    `texts_enabled` false: staff is told of missed calls, callers are not texted. `first_text`, `follow_up_text`: null
+    for the words of the house. `sla_minutes`: of open time, after which a missed call that nobody answered escalates.
+    """
+
+    id: str
+    name: str
+    timezone: str
+    hours: str
+    holidays: list[date]
+    texts_enabled: bool
+    first_text: str | None
+    follow_up_text: str | None
+    sla_minutes: int
     version: int
 
 

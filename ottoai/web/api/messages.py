@@ -1,4 +1,4 @@
-"""POST /api/leads/{id}/messages."""
+"""GET and POST /api/leads/{id}/messages."""
 
 from typing import Annotated
 
@@ -6,9 +6,15 @@ import msgspec
 from aiohttp import web
 
 from ottoai import trace
+from ottoai.db import queries
 from ottoai.domain import staff_texts
-from ottoai.web import keys, patterns
+from ottoai.web import inputs, keys, patterns
 from ottoai.web.api import reading, writing
+from ottoai.web.inputs import PageQuery
+
+
+class MessageQuery(PageQuery, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which of a lead's texts."""
 
 
 class NewMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,6 +26,12 @@ class NewMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         patterns.check("body", self.body, patterns.TEXT)
 
 
+async def list_messages(request: web.Request) -> web.Response:
+    """The texts from and to a lead, newest first."""
+    lead_id, asked = reading.row_id(request), inputs.query(request, MessageQuery)
+    return await reading.listing(request, "messages", queries().messages.list_messages, asked, lead_id=lead_id)
+
+
 async def send_message(request: web.Request) -> web.Response:
     """Write a text to a lead: it is queued, and sent within moments."""
     said = await writing.body(request, NewMessage)
@@ -27,7 +39,7 @@ async def send_message(request: web.Request) -> web.Response:
     queued = await staff_texts.queue(
         reading.session(request),
         request[keys.PRINCIPAL].tenant_id,
-        writing.row_id(request),
+        reading.row_id(request),
         said.body,
         asked,
         trace_id=trace.trace_id(),

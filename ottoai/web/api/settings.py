@@ -1,4 +1,4 @@
-"""PATCH /api/settings."""
+"""GET and PATCH /api/settings."""
 
 from datetime import date
 from typing import Annotated
@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from ottoai.db import queries
 from ottoai.domain import changes, hours
 from ottoai.domain.roles import Role
 from ottoai.errors import InvalidInput
@@ -44,6 +45,11 @@ class SettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 hours.parse(self.hours, "UTC")
         except InvalidInput as error:
             raise ValueError(error.detail) from error
+
+
+async def get_settings(request: web.Request) -> web.Response:
+    """The tenant's own settings."""
+    return await reading.one(request, queries().settings.get_settings)
 
 
 async def change_settings(request: web.Request) -> web.Response:

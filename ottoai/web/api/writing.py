@@ -9,12 +9,11 @@ from aiohttp.helpers import ETAG_ANY
 
 from ottoai.domain.changes import Changed, Versions
 from ottoai.domain.requests import Request
-from ottoai.errors import InvalidInput, NotFound, PreconditionRequired, UnsupportedMedia
-from ottoai.web import inputs, keys
+from ottoai.errors import InvalidInput, PreconditionRequired, UnsupportedMedia
+from ottoai.web import keys
 
 JSON: Final = "application/json"
 PATCHES: Final = (JSON, "application/merge-patch+json")
-ABSENT: Final = "There is nothing here by that id."
 MAX_KEY: Final = 255
 TOLD: Final = 200  # characters of what is wrong with a body; it may quote the body
 
@@ -46,14 +45,6 @@ def told(error: msgspec.ValidationError) -> str:
     if unknown:
         what, where = "is nothing that can be set here", unknown
     return f"{where.rstrip('`')[:TOLD] or 'body'}: {what[:TOLD]}"
-
-
-def row_id(request: web.Request) -> str:
-    """The id that the URL names. Raises NotFound for what is none, in the words for one that nobody has."""
-    given = request.match_info["id"]
-    if not inputs.is_uuid(given):
-        raise NotFound(ABSENT)
-    return given.lower()
 
 
 def versions(request: web.Request) -> Versions:
