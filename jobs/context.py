@@ -4,13 +4,15 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import redis.asyncio
 
-from jobs.senders import DevelopmentSender, Sender
+from jobs.carriers import Carriers
+from jobs.twilio_sender import open_http
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
+from ottoai.domain.events import Appended
 from ottoai.domain.outbox import Leased
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues, client
@@ -27,8 +29,9 @@ class Context:
     redis: redis.asyncio.Redis
     bus: Bus
     queues: Queues
-    sender: Sender
+    carriers: Carriers
     metrics: Metrics
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def deadline(self) -> float:
@@ -52,10 +55,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again."""
+    """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again.
+    `bury` is what giving it up means, where that is more than closing the row: it does both.
+    """
 
     handler: Callable[[Context, Leased], Awaitable[None]]
     retry: Retry
+    bury: Callable[[Context, Leased, str], Awaitable[Appended]] | None = None
 
 
 # A periodic job: returns whether there is more to do, which is then done in a run of its own, right after.
@@ -70,8 +76,9 @@ async def open_context(config: Config, metrics: Metrics) -> AsyncIterator[Contex
         open_pool(config, metrics) as db,
         open_redis(config) as store,
         open_bus(store, listen=False) as bus,
+        open_http() as http,
     ):
         try:
-            yield Context(config, db, store, bus, Queues(connection), DevelopmentSender(db), metrics)
+            yield Context(config, db, store, bus, Queues(connection), Carriers(config, db, http), metrics)
         finally:
             connection.close()

@@ -15,9 +15,10 @@ from typing import Literal
 import msgspec
 
 from jobs.context import Context, Periodic, Retry, Staged
+from jobs.follow_up import FOLLOW_UP
 from jobs.reconcile import reconcile
 from jobs.retention import retention
-from jobs.text_missed_call import TEXT_MISSED_CALL
+from jobs.send_text import SEND_TEXT
 from ottoai import trace
 from ottoai.domain import outbox
 from ottoai.domain.outbox import Leased
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 Status = Literal["success", "failure", "retry"]
 
-JOBS: dict[str, Staged] = {"text_missed_call": TEXT_MISSED_CALL}
+JOBS: dict[str, Staged] = {"follow_up": FOLLOW_UP, "send_text": SEND_TEXT}
 PERIODIC: dict[str, Periodic] = {"reconcile": reconcile, "retention": retention}
 
 LOCK_MARGIN = 5.0  # a periodic job's lock outlives its deadline by so many seconds, and so never ends before the job
@@ -115,7 +116,11 @@ async def _failed(context: Context, job: Leased, retry: Retry, error: Exception)
 async def _give_up(context: Context, job: Leased, reason: str, error: Exception | None = None) -> Status:
     log.error("Job failed for good", extra={"task": job.job, "attempt": job.attempts, "reason": reason}, exc_info=error)
     try:
-        context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
+        declared = JOBS.get(job.job)
+        if declared and declared.bury:
+            context.bus.publish(await declared.bury(context, job, reason))
+        else:
+            context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
     except StoreUnavailable as away:
         log.warning("Job not buried; it falls due when its lease ends", extra={"error": repr(away)})
     return "failure"

@@ -38,8 +38,15 @@ from page;
 -- name: change_task^
 -- Assigns, completes or reopens a task as `patch` says, if it has one of `versions` (null: any). Who completes a task to
 -- call somebody back has reached them: the open rescues of that lead end. Returns matches, the row as it is then, and
--- what was appended; nothing is written when nothing would change. The lock before it makes others wait, so that what
--- `known` reads is what is changed. The event also goes to whom the task is assigned, or else was.
+-- what was appended; nothing is written when nothing would change. The locks before it make others wait, so that what
+-- `known` reads is what is changed; the rescues' comes first, since calls and texts end those before they close tasks.
+-- The event also goes to whom the task is assigned, or else was.
+select 1 from missed_calls as m
+where
+    m.tenant_id = :tenant_id and m.status in ('queued', 'texted', 'escalated')
+    and m.lead_id = (select t.lead_id from tasks as t where t.tenant_id = :tenant_id and t.id = :id)
+order by m.id
+for update;
 select 1 from tasks where tenant_id = :tenant_id and id = :id for no key update;
 with
 known as (
@@ -79,7 +86,7 @@ saved as (
 
 ended as (
     select m.lead_id, missed_call_json(m) as shape
-    from saved as s, end_rescues(:tenant_id, s.lead_id, now(), 'task_done') as m
+    from saved as s, lateral end_rescues(:tenant_id, s.lead_id, now(), 'task_done') as m
     where s.completed and s.kind = 'call_back'
 ),
 

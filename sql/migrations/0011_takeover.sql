@@ -43,7 +43,8 @@ begin
 end
 $$;
 
--- Closes the open tasks of a kind about a lead, since what they ask for has happened; returns them as they are then.
+-- Closes the tasks of a kind about a lead that were open at a moment, since what they ask for happened then; returns them
+-- as they are then.
 create function close_tasks(tenant text, of_kind text, lead uuid, at timestamptz) returns setof tasks
 language plpgsql as $$
 begin
@@ -55,6 +56,7 @@ begin
             and t.id in (
                 select o.id from tasks as o
                 where o.tenant_id = tenant and o.lead_id = lead and o.kind = of_kind and o.status = 'open'
+                    and o.created_at <= at
                 order by o.id
                 for update
             )

@@ -10,11 +10,11 @@ from msgspec.structs import force_setattr
 from ottoai import trace
 from ottoai.db import queries
 from ottoai.domain import changes
-from ottoai.web import inputs, keys, texts
+from ottoai.web import inputs, keys, patterns
 from ottoai.web.api import reading, writing
 from ottoai.web.inputs import PageQuery, Phone, Prefix
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, extra_json_schema={"pattern": texts.LINE})]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, extra_json_schema={"pattern": patterns.LINE})]
 
 
 class LeadQuery(PageQuery, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class LeadPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
-        texts.check("name", self.name, texts.LINE)
+        patterns.check("name", self.name, patterns.LINE)
 
 
 async def list_leads(request: web.Request) -> web.Response:
@@ -52,6 +52,6 @@ async def change_lead(request: web.Request) -> web.Response:
     patch, versions = await writing.body(request, LeadPatch), writing.versions(request)
     tenant_id = request[keys.PRINCIPAL].tenant_id
     change = await changes.change_lead(
-        reading.session(request), tenant_id, writing.row_id(request), patch, versions, trace.trace_id()
+        reading.session(request), tenant_id, reading.row_id(request), patch, versions, trace.trace_id()
     )
     return writing.changed(request, change)

@@ -7,8 +7,8 @@ from aiohttp import web
 
 from ottoai import trace
 from ottoai.db import queries
-from ottoai.domain import messages
-from ottoai.web import inputs, keys, texts
+from ottoai.domain import staff_texts
+from ottoai.web import inputs, keys, patterns
 from ottoai.web.api import reading, writing
 from ottoai.web.inputs import PageQuery
 
@@ -20,10 +20,10 @@ class MessageQuery(PageQuery, frozen=True, kw_only=True, omit_defaults=True, for
 class NewMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A text to be sent to a lead."""
 
-    body: Annotated[str, msgspec.Meta(min_length=1, max_length=1600, extra_json_schema={"pattern": texts.TEXT})]
+    body: Annotated[str, msgspec.Meta(min_length=1, max_length=1600, extra_json_schema={"pattern": patterns.TEXT})]
 
     def __post_init__(self) -> None:
-        texts.check("body", self.body, texts.TEXT)
+        patterns.check("body", self.body, patterns.TEXT)
 
 
 async def list_messages(request: web.Request) -> web.Response:
@@ -36,10 +36,10 @@ async def send_message(request: web.Request) -> web.Response:
     """Write a text to a lead: it is queued, and sent within moments."""
     said = await writing.body(request, NewMessage)
     asked = writing.once(request, said)
-    queued = await messages.queue(
+    queued = await staff_texts.queue(
         reading.session(request),
         request[keys.PRINCIPAL].tenant_id,
-        writing.row_id(request),
+        reading.row_id(request),
         said.body,
         asked,
         trace_id=trace.trace_id(),

@@ -11,15 +11,15 @@ from ottoai.db import queries
 from ottoai.domain import changes, hours
 from ottoai.domain.roles import Role
 from ottoai.errors import InvalidInput
-from ottoai.web import auth, keys, texts
+from ottoai.web import auth, keys, patterns
 from ottoai.web.api import reading, writing
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": texts.LINE})]
+Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": patterns.LINE})]
 Zone = Annotated[str, Meta(max_length=100, examples=["America/New_York"], extra_json_schema={"format": "time-zone"})]
 Hours = Annotated[
     str, Meta(max_length=500, examples=["always", hours.DEFAULT], extra_json_schema={"format": "opening-hours"})
 ]
-Template = Annotated[str, Meta(min_length=1, max_length=480, extra_json_schema={"pattern": texts.TEMPLATE})]
+Template = Annotated[str, Meta(min_length=1, max_length=480, extra_json_schema={"pattern": patterns.TEMPLATE})]
 
 
 class SettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,9 +37,9 @@ class SettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sla_minutes: Annotated[int, Meta(ge=1, le=2880)] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        texts.check("name", self.name, texts.LINE)
-        texts.check("first_text", self.first_text, texts.TEMPLATE)
-        texts.check("follow_up_text", self.follow_up_text, texts.TEMPLATE)
+        patterns.check("name", self.name, patterns.LINE)
+        patterns.check("first_text", self.first_text, patterns.TEMPLATE)
+        patterns.check("follow_up_text", self.follow_up_text, patterns.TEMPLATE)
         try:
             if self.timezone is not UNSET:
                 hours.parse_zone(self.timezone)

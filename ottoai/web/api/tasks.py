@@ -11,14 +11,14 @@ from msgspec.structs import replace
 from ottoai import trace
 from ottoai.db import queries
 from ottoai.domain import tasks
-from ottoai.web import inputs, keys, texts
+from ottoai.web import inputs, keys, patterns
 from ottoai.web.api import reading, writing
 from ottoai.web.claims import MAX_ID
 from ottoai.web.inputs import PageQuery
 
 ME: Final = "me"
 
-Assignee = Annotated[str, Meta(min_length=1, max_length=MAX_ID, extra_json_schema={"pattern": texts.LINE})]
+Assignee = Annotated[str, Meta(min_length=1, max_length=MAX_ID, extra_json_schema={"pattern": patterns.LINE})]
 
 
 class TaskQuery(PageQuery, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -37,7 +37,7 @@ class TaskPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assigned_to: Assignee | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
-        texts.check("assigned_to", self.assigned_to, texts.LINE)
+        patterns.check("assigned_to", self.assigned_to, patterns.LINE)
 
 
 async def list_tasks(request: web.Request) -> web.Response:
@@ -62,7 +62,7 @@ async def change_task(request: web.Request) -> web.Response:
     change = await tasks.change(
         reading.session(request),
         principal.tenant_id,
-        writing.row_id(request),
+        reading.row_id(request),
         patch,
         versions,
         principal.user_id,

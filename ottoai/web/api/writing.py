@@ -9,12 +9,11 @@ from aiohttp.helpers import ETAG_ANY
 
 from ottoai.domain.changes import Changed, Versions
 from ottoai.domain.requests import Request
-from ottoai.errors import InvalidInput, NotFound, PreconditionRequired, UnsupportedMedia
-from ottoai.web import inputs, keys
+from ottoai.errors import InvalidInput, PreconditionRequired, UnsupportedMedia
+from ottoai.web import keys
 
 JSON: Final = "application/json"
 PATCHES: Final = (JSON, "application/merge-patch+json")
-ABSENT: Final = "There is nothing here by that id."
 MAX_KEY: Final = 255
 TOLD: Final = 200  # characters of what is wrong with a body; it may quote the body
 
@@ -36,7 +35,7 @@ async def body(request: web.Request, kind: type[_Body]) -> _Body:
 
 
 def _whole(value: Any) -> Any:
-    """What was read, with 2.0 as the whole number that it is to JSON Schema, and to languages with one kind of number."""
+    """What was read, with 2.0 as the whole number that it is to JSON Schema and to many a language."""
     match value:
         case float() if value.is_integer():
             return int(value)
@@ -51,19 +50,13 @@ def told(error: msgspec.ValidationError) -> str:
     """What is wrong with a body, with the field in front: "name: Expected `str`, got `int`"."""
     if error.__cause__ is not None:  # one of our own sentences
         return str(error.__cause__)
-    what, _, where = str(error).partition(" - at `$.")
+    what, where = str(error), ""
+    if " - at `$." in what:
+        what, _, where = what.rpartition(" - at `$.")
     unknown = what.partition("unknown field `")[2].rstrip("`")
     if unknown:
         what, where = "is nothing that can be set here", unknown
-    return f"{where.rstrip('`')[:TOLD] or 'body'}: {what}"
-
-
-def row_id(request: web.Request) -> str:
-    """The id that the URL names. Raises NotFound for what is none, in the words for one that nobody has."""
-    given = request.match_info["id"]
-    if not inputs.is_uuid(given):
-        raise NotFound(ABSENT)
-    return given.lower()
+    return f"{where.rstrip('`')[:TOLD] or 'body'}: {what[:TOLD]}"
 
 
 def versions(request: web.Request) -> Versions:
