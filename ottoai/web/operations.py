@@ -99,7 +99,14 @@ CHANGING: Final = (
 
 
 def _listing(tag: str, kind: Kind, query: Kind, *links: str, raises: tuple[type[OttoError], ...] = ()) -> Operation:
-    return Operation(tag=tag, answer=page_of(kind.__name__, kind), query=query, links=links, raises=raises)
+    return Operation(
+        tag=tag,
+        answer=page_of(kind.__name__, kind),
+        query=query,
+        headers=("If-None-Match",),
+        links=links,
+        raises=raises,
+    )
 
 
 def _thing(tag: str, kind: Kind) -> Operation:
@@ -147,6 +154,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         tag="Leads",
         answer=page_of("Timeline", timeline.Happened),
         query=timeline.TimelineQuery,
+        headers=("If-None-Match",),
         raises=(errors.NotFound,),
     ),
     ("GET", "/api/leads/{id}/messages"): _listing(
