@@ -21,7 +21,7 @@ from ottoai.web.api.events import PLACE, Events
 from ottoai.web.operations import OPERATIONS, Content, Operation
 from ottoai.web.schemas import Json, Kind, answers, ref, requests, schema_ref, sentence
 
-PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
+PARAMETER: Final = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 API: Final = "/api/"
 # What every request under /api/ may meet.
 OF_API: Final = (errors.InvalidInput, errors.Unauthenticated, errors.RateLimited, errors.StoreUnavailable)
@@ -169,11 +169,9 @@ def operation_id(handler: Handler, method: str, path: str) -> str:
     """`list_calls` is listCalls. A handler of several routes has an id for each."""
     first, *others = getattr(handler, "__name__", "").split("_")
     name = first + "".join(word.capitalize() for word in others)
-    return (
-        name
-        + ("ByHook" if path.endswith("{hook}") else "")
-        + ("Post" if (method, name) == ("POST", "testEmit") else "")
-    )
+    if path.endswith("/{hook}"):
+        return f"{name}ByHook"
+    return f"{name}WithData" if (method, path) == ("POST", "/ws/test-emit") else name
 
 
 class _Problems:
@@ -336,11 +334,11 @@ def _schemas() -> Json:
 @cache
 def encoded() -> bytes:
     """The document as it is served."""
-    from ottoai.web.routes import ROUTES  # which lists describe() below
+    from ottoai.web.routes import ROUTES  # which lists get_openapi() below
 
     return msgspec.json.encode(make(ROUTES))
 
 
-async def describe(request: web.Request) -> web.Response:
-    """This document."""
+async def get_openapi(request: web.Request) -> web.Response:
+    """The API as an OpenAPI document."""
     return document.respond(request, encoded())
