@@ -227,7 +227,7 @@ class _Described:
         made: Json = {
             "operationId": self.id,
             "tags": [operation.tag],
-            "summary": re.split(r"(?<=[.])\s|: ", self.text, maxsplit=1)[0].rstrip("."),
+            "summary": re.split(r"(?<=[.])\s|[:;] ", self.text, maxsplit=1)[0].rstrip("."),
             "description": f"{self.text} {_filters(operation.query)}".rstrip(),
         }
         if parameters := [*_query_parameters(operation.query), *_header_parameters(operation.headers)]:
