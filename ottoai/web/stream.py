@@ -35,8 +35,8 @@ HEADERS: Final = {
 
 
 async def stream_events(request: web.Request) -> web.StreamResponse:
-    """Events as they happen, as server-sent events: those of `channel` (one or several), from `Last-Event-ID` or `since`
-    on, until the token expires.
+    """Events as they happen, as server-sent events: those of `channel` (one or several), from `Last-Event-ID` or
+    `since` on, until the token expires.
     """
     app, principal = request.app, request[keys.PRINCIPAL]
     if request.method != "GET":

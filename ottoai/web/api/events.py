@@ -55,8 +55,8 @@ class Events(msgspec.Struct, frozen=True):
 
 
 async def poll_events(request: web.Request) -> web.Response:
-    """Events of the log, by long poll: at most `limit` durable ones of `channel` (one or several) after `since`, waiting
-    up to `wait` seconds for the first; without `since` at once where the log stands.
+    """Events of the log, by long poll: at most `limit` durable ones of `channel` (one or several) after `since`,
+    waiting up to `wait` seconds for the first; without `since` at once where the log stands.
     """
     app, principal = request.app, request[keys.PRINCIPAL]
     asked = inputs.query(request, EventQuery)
