@@ -169,7 +169,7 @@ rescue as (
     insert into missed_calls (tenant_id, call_id, lead_id, status, called_at, text_due_at)
     select
         :tenant_id, s.id, s.lead_id, case when t.too_late then 'expired' else 'queued' end, s.started_at,
-        case when not t.too_late then :text_due_at::timestamptz end
+        case when :text_due_at::timestamptz < s.started_at + :rescue_window::interval then :text_due_at::timestamptz end
     from saved as s, turn as t
     where s.missed and s.lead_id is not null -- also when the number comes in a later report
     on conflict (tenant_id, call_id) do nothing
@@ -207,8 +207,8 @@ called_back as (
 staged as (
     insert into outbox (tenant_id, job, queue, subject_id, due_at, enqueue_at, trace_context)
     select
-        :tenant_id, 'follow_up', 'urgent', r.id, greatest(r.text_due_at, :received_at::timestamptz),
-        greatest(r.text_due_at, now() + :repair_after::interval), :trace_context
+        :tenant_id, 'follow_up', 'urgent', r.id, :received_at::timestamptz, now() + :repair_after::interval,
+        :trace_context
     from rescue as r
     where r.status = 'queued'
     returning id, queue, tenant_id
@@ -244,7 +244,6 @@ select
     (
         select coalesce(jsonb_agg(to_jsonb(j)), '[]')::text
         from staged as j
-        where :text_due_at::timestamptz <= now()
     ) as jobs,
     (select epoch from heads where tenant_id = :tenant_id) as epoch,
     (

@@ -36,7 +36,7 @@ inner join calls as c on m.tenant_id = c.tenant_id and m.call_id = c.id
 inner join tenants as t on m.tenant_id = t.id
 where m.tenant_id = :tenant_id and m.id = :id;
 
--- name: advance^
+-- name: advance_rescue^
 -- Carries out what was decided about a rescue as it was at :version and :step_before: writes the text down and stages its
 -- sending, escalates, asks staff, ends, stages the next decision, closes the job of this one, appends the events.
 -- `advanced` is false, and nothing happened, when the rescue has changed meanwhile. Returns besides what record_report

@@ -67,7 +67,7 @@ async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> A
     body = None
     if decision.text is not None:
         body = rescue.text_of(decision.text, known.company, known.first_text, known.follow_up_text)
-    row = await queries().missed_calls.advance(
+    row = await queries().missed_calls.advance_rescue(
         tx,
         id=job.subject_id,
         job_id=job.id,
