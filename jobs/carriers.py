@@ -3,9 +3,8 @@
 import time
 from typing import Final
 
-from twilio.http.async_http_client import AsyncTwilioHttpClient
-
 from jobs.senders import DevelopmentSender, Sender, Unknown
+from jobs.twilio_http import Http
 from jobs.twilio_sender import TwilioSender
 from ottoai.config import Config
 from ottoai.db import Database
@@ -19,7 +18,7 @@ BOUND: Final = 10_000
 class Carriers:
     """The senders of all tenants."""
 
-    def __init__(self, config: Config, db: Database, http: AsyncTwilioHttpClient) -> None:
+    def __init__(self, config: Config, db: Database, http: Http) -> None:
         self._config = config
         self._db = db
         self._http = http

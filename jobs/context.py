@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import redis.asyncio
 
 from jobs.carriers import Carriers
-from jobs.twilio_sender import open_http
+from jobs.twilio_http import open_http
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain.events import Appended

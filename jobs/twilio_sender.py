@@ -4,17 +4,15 @@ is looked for among those that it lists, and is never handed over again.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
 
 from aiohttp import ClientConnectorError, ClientError
 from twilio.base.exceptions import TwilioException, TwilioRestException
-from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.rest import Client
 
 from jobs.senders import NotSent, Rejected, Unknown
+from jobs.twilio_http import Http
 from ottoai.domain.tenants import TextAccess
 from ottoai.domain.texts import Text
 from ottoai.webhooks.twilio_errors import sort_of
@@ -33,7 +31,7 @@ class TwilioSender:
     name = "twilio"
     exact = False
 
-    def __init__(self, access: TextAccess, http: AsyncTwilioHttpClient, api_url: str, callback: str | None) -> None:
+    def __init__(self, access: TextAccess, http: Http, api_url: str, callback: str | None) -> None:
         self._access = access
         self._callback = callback
         self._client = Client(access.account, access.token, http_client=http)
@@ -91,12 +89,3 @@ def _meant(error: TwilioRestException) -> Exception:
     if sort == "retry":
         return NotSent(f"Twilio's error {code}")
     return Rejected(code, untextable=sort == "untextable", opted_out=sort == "opted_out")
-
-
-@asynccontextmanager
-async def open_http() -> AsyncIterator[AsyncTwilioHttpClient]:
-    """The connections to Twilio. Its own log would have phones and words."""
-    quiet = logging.getLogger("twilio")
-    quiet.setLevel(logging.WARNING)
-    async with AsyncTwilioHttpClient(logger=quiet) as http:
-        yield http

@@ -86,12 +86,13 @@ saved_lead as (
     from merged as m left join known as k on true
     where m.customer_phone is not null
     on conflict (tenant_id, phone) do update set
-        name = coalesce(excluded.name, l.name),
+        name = coalesce(case when l.named_by is null then excluded.name end, l.name), -- staff knows better
         source = coalesce(l.source, excluded.source),
         last_contact_at = greatest(l.last_contact_at, excluded.last_contact_at),
         version = l.version + ( -- counts what is shown
             (
-                coalesce(excluded.name, l.name), coalesce(l.source, excluded.source),
+                coalesce(case when l.named_by is null then excluded.name end, l.name),
+                coalesce(l.source, excluded.source),
                 greatest(l.last_contact_at, excluded.last_contact_at)
             ) is distinct from (l.name, l.source, l.last_contact_at)
         )::integer

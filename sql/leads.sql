@@ -39,9 +39,9 @@ select
 from page;
 
 -- name: change_lead^
--- Changes a lead's name as `patch` says, if it has one of `versions` (null: any). Returns matches, the row as it is then,
--- and what was appended; nothing is written when nothing would change. The lock before it makes others wait, so that
--- what `known` reads is what is changed.
+-- Changes a lead's name as `patch` says, if it has one of `versions` (null: any); it stays then, whatever providers tell,
+-- until staff takes it away. Returns matches, the row as it is then, and what was appended; nothing is written when
+-- nothing would change. The lock before it makes others wait, so that what `known` reads is what is changed.
 select 1 from leads where tenant_id = :tenant_id and id = :id for no key update;
 with
 known as (
@@ -54,7 +54,11 @@ known as (
 ),
 
 saved as (
-    update leads as l set name = (k.wanted).name, version = l.version + 1
+    update leads as l
+    set
+        name = (k.wanted).name,
+        named_by = case when (k.wanted).name is not null then :user_id end,
+        version = l.version + 1
     from known as k
     where l.tenant_id = :tenant_id and l.id = :id and k.matches and k.wanted is distinct from k.row
     returning l.id, l.version, lead_json(l) as shape

@@ -42,11 +42,13 @@ saved_lead as (
     insert into leads as l (tenant_id, phone, name, last_contact_at)
     select :tenant_id, phone, name, at from told
     on conflict (tenant_id, phone) do update set
-        name = coalesce(excluded.name, l.name),
+        name = coalesce(case when l.named_by is null then excluded.name end, l.name), -- staff knows better
         last_contact_at = greatest(l.last_contact_at, excluded.last_contact_at),
         version = l.version + (
-            (coalesce(excluded.name, l.name), greatest(l.last_contact_at, excluded.last_contact_at))
-            is distinct from (l.name, l.last_contact_at)
+            (
+                coalesce(case when l.named_by is null then excluded.name end, l.name),
+                greatest(l.last_contact_at, excluded.last_contact_at)
+            ) is distinct from (l.name, l.last_contact_at)
         )::integer
     returning l.id, lead_json(l) as shape, l.xmax = 0 as created
 ),

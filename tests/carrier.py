@@ -1,6 +1,7 @@
 """Twilio's API for texts, played by a small real HTTP server that can take a text and then misbehave."""
 
 import asyncio
+import base64
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any, Literal
 
-from aiohttp import BasicAuth, web
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 # What it does with a text: `hangs`, `drops` and `fails` have taken it before; `refuses` has not.
@@ -19,8 +20,8 @@ _numbers = itertools.count(1)
 
 
 class Twilio:
-    """The server. `manners`: what it does with the next texts, then it answers. `errors`: codes it refuses the next texts
-    with. `listing` false: what it took is not listed yet.
+    """The server. `manners`: what it does with the next texts, then it answers. `errors`: codes it refuses the next
+    texts with. `listing` false: what it took is not listed yet.
     """
 
     def __init__(self) -> None:
@@ -38,8 +39,8 @@ class Twilio:
         """POST Messages.json."""
         form = dict(await request.post())
         self.asked.append(form)
-        given = BasicAuth.decode(request.headers["Authorization"])
-        if self.tokens.get(given.login, given.password) != given.password:
+        account, _, token = base64.b64decode(request.headers["Authorization"].split()[1]).decode().partition(":")
+        if self.tokens.get(account, token) != token:
             return _error(401, 20003)
         if self.errors:
             return _error(400, self.errors.popleft())
@@ -50,7 +51,7 @@ class Twilio:
             return _error(503, 20503)
         message = {
             "sid": f"SM{next(_numbers):032x}", "to": form["To"], "from": form["From"], "body": form["Body"],
-            "status": "queued", "date_created": format_datetime(datetime.now(UTC)), "account_sid": given.login,
+            "status": "queued", "date_created": format_datetime(datetime.now(UTC)), "account_sid": account,
             "status_callback": form.get("StatusCallback"),
         }  # fmt: skip
         self.taken.append(message)

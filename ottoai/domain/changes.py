@@ -36,10 +36,10 @@ def arguments(patch: msgspec.Struct, versions: Versions, **others: Any) -> dict[
 
 
 async def change_lead(
-    tx: Session, tenant_id: str, lead_id: str, patch: msgspec.Struct, versions: Versions, trace_id: str
+    tx: Session, tenant_id: str, lead_id: str, patch: msgspec.Struct, versions: Versions, *, user_id: str, trace_id: str
 ) -> Changed:
-    """Change a lead's name. Raises NotFound, PreconditionFailed."""
-    given = arguments(patch, versions, id=lead_id, trace_id=trace_id)
+    """Change a lead's name, as `user_id`. Raises NotFound, PreconditionFailed."""
+    given = arguments(patch, versions, id=lead_id, user_id=user_id, trace_id=trace_id)
     return Changed.of(tenant_id, await queries().leads.change_lead(tx, **given))
 
 

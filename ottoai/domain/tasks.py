@@ -7,13 +7,7 @@ from ottoai.domain.changes import Changed, Versions, arguments
 
 
 async def change(
-    tx: Session,
-    tenant_id: str,
-    task_id: str,
-    patch: msgspec.Struct,
-    versions: Versions,
-    user_id: str,
-    trace_id: str,
+    tx: Session, tenant_id: str, task_id: str, patch: msgspec.Struct, versions: Versions, *, user_id: str, trace_id: str
 ) -> Changed:
     """Assign, complete or reopen a task, as `user_id`; who was called back is no longer chased. Raises NotFound,
     PreconditionFailed.

@@ -25,6 +25,7 @@ PARAMETER: Final = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 API: Final = "/api/"
 # What every request under /api/ may meet.
 OF_API: Final = (errors.InvalidInput, errors.Unauthenticated, errors.RateLimited, errors.StoreUnavailable)
+OF_STATUS: Final = {401: ("WWW-Authenticate",), 412: ("ETag",), 429: ("Retry-After",), 503: ("Retry-After",)}
 FORM: Final = "application/x-www-form-urlencoded"
 PROBLEM: Final = problem.CONTENT_TYPE
 INTRODUCTION: Final = "Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names."
@@ -187,8 +188,7 @@ class _Problems:
         example = problem.Problem(
             problem.TYPES + kind.type, kind.title, kind.status, sentence(kind), "/api/calls", examples.TRACE
         )
-        headers = ["X-Request-Id"]
-        headers += ["Retry-After"] if self.status in {429, 503} else ["WWW-Authenticate"] if self.status == 401 else []
+        headers = ["X-Request-Id", *OF_STATUS.get(self.status, ())]
         types = list(dict.fromkeys(problem.TYPES + each.type for each in self.kinds))
         return {
             "description": " ".join(f"`{each.type}`: {sentence(each)}" for each in self.kinds),

@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
+import psycopg2
 import pytest
 
 from ottoai.client import connect
 from ottoai.domain.roles import Role
+from tests.background import blocked, eventually
 from tests.conftest import add_tenant, of_tenant
 from tests.helpers import deliver, get, report, send
 
@@ -17,6 +21,15 @@ DEEP = b"[" * 100_000
 
 def if_match(tag: object) -> tuple[str, str]:
     return "If-Match", str(tag)
+
+
+@contextmanager
+def held(url: str, table: str) -> Iterator[None]:
+    """Nobody else may change the tenant's rows of a table: who wants to waits."""
+    options = "-c role=ottoai_app -c app.tenant_id=demo"
+    with closing(psycopg2.connect(url, options=options)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"select from {table} for no key update")
+        yield
 
 
 def told(url: str) -> list[tuple[object, ...]]:
@@ -59,6 +72,23 @@ async def test_a_lead_gets_a_name(base, make_token, lead, database_url):
     ]
 
 
+async def test_the_name_that_staff_gave_outlasts_what_providers_tell(base, make_token, lead, database_url):
+    phone = (await get(base, lead, make_token()))[2]["phone"]
+    for given, call_id, kept in (({"name": "Ada"}, 7002, "Ada"), ({"name": None}, 7003, "Caller Id")):
+        await send(base, "PATCH", lead, make_token(), given, ANY)
+        later = report("call-complete", call_id, customer_phone_number=phone, customer_name="Caller Id")
+        await deliver(base, "call-complete", later)
+        text = {"id": call_id, "company_id": later["company_id"], "customer_name": "Caller Id", "source_number": phone}
+        text |= {
+            "destination_number": later["tracking_phone_number"],
+            "content": "Hi",
+            "timestamp": later["start_time"],
+        }
+        assert (await deliver(base, "text-message", text))[0] == 200
+        assert (await get(base, lead, make_token()))[2]["name"] == kept
+    assert of_tenant(database_url, "select count(*) from messages where direction = 'inbound'") == [(2,)]
+
+
 async def test_what_changes_nothing_is_no_change(base, make_token, lead, task, database_url):
     settings, manager = "/api/settings", make_token(role=Role.MANAGER)
     for path, patch in (
@@ -98,19 +128,21 @@ async def test_no_change_is_lost_to_another_on_the_same_version(base, make_token
 
 async def test_of_those_that_come_at_once_on_one_version_one_wins(base, make_token, lead, task, database_url):
     manager = make_token(role=Role.MANAGER)
-    for path, field, value in (
-        (lead, "name", "n{}"),
-        (task, "assigned_to", "u{}"),
-        ("/api/settings", "first_text", "{{company}} {}"),
+    for table, path, field, value in (
+        ("leads", lead, "name", "n{}"),
+        ("tasks", task, "assigned_to", "u{}"),
+        ("tenants", "/api/settings", "first_text", "{{company}} {}"),
     ):
         _, headers, read = await send(base, "PATCH", path, manager, {}, ANY)
         before = len(told(database_url))
-        answers = await asyncio.gather(
-            *(
-                send(base, "PATCH", path, manager, {field: value.format(n)}, if_match(headers["ETag"]))
+        tag = if_match(headers["ETag"])
+        with held(database_url, table):
+            asked = [
+                asyncio.create_task(send(base, "PATCH", path, manager, {field: value.format(n)}, tag))
                 for n in range(20)
-            )
-        )
+            ]
+            await eventually(lambda: len(blocked(database_url)) > 1)
+        answers = await asyncio.gather(*asked)
         assert sorted(status for status, _, _ in answers) == [200] + [412] * 19
         (won,) = (body for status, _, body in answers if status == 200)
         assert {got["ETag"] for _, got, _ in answers} == {f'"{won["version"]}"'}

@@ -39,16 +39,9 @@ def chase(first: Rescue) -> list[tuple[datetime, str]]:
         if decision.ends:
             told.append((now, "expired" if decision.ends == "time" else decision.ends))
             return told
-        status = (
-            "escalated"
-            if decision.escalate
-            else "texted"
-            if known.status == "queued" and decision.text is not None
-            else known.status
-        )
-        known = Rescue(
-            **{**{f: getattr(known, f) for f in known.__struct_fields__}, "status": status, "step": decision.step}
-        )
+        texted = decision.text is not None and known.status == "queued"
+        status = "escalated" if decision.escalate else "texted" if texted else known.status
+        known = msgspec.structs.replace(known, status=status, step=decision.step)
         assert decision.again_at is not None
         assert decision.again_at > now
         now = decision.again_at

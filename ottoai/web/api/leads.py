@@ -50,8 +50,14 @@ async def get_lead(request: web.Request) -> web.Response:
 async def change_lead(request: web.Request) -> web.Response:
     """Change a lead's name."""
     patch, versions = await writing.body(request, LeadPatch), writing.versions(request)
-    tenant_id = request[keys.PRINCIPAL].tenant_id
+    principal = request[keys.PRINCIPAL]
     change = await changes.change_lead(
-        reading.session(request), tenant_id, reading.row_id(request), patch, versions, trace.trace_id()
+        reading.session(request),
+        principal.tenant_id,
+        reading.row_id(request),
+        patch,
+        versions,
+        user_id=principal.user_id,
+        trace_id=trace.trace_id(),
     )
     return writing.changed(request, change)

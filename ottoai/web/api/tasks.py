@@ -65,7 +65,7 @@ async def change_task(request: web.Request) -> web.Response:
         reading.row_id(request),
         patch,
         versions,
-        principal.user_id,
-        trace.trace_id(),
+        user_id=principal.user_id,
+        trace_id=trace.trace_id(),
     )
     return writing.changed(request, change)
