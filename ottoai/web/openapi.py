@@ -82,7 +82,7 @@ ANSWER_HEADERS: Final[dict[str, Json]] = {
     "ETag": {"description": "What `If-None-Match` takes, and for a single thing `If-Match`.", "required": True},
     "RateLimit": {"description": "How the limits stand (draft-ietf-httpapi-ratelimit-headers).", "required": True},
     "RateLimit-Policy": {"description": "The limits.", "required": True},
-    "Retry-After": {"description": "Seconds to wait.", "required": True},
+    "Retry-After": {"description": "Seconds to wait, where that is known."},
     "Idempotency-Replayed": {"description": "`true`: the answer to an earlier request with the same key."},
     "X-Webhook-Status": {"description": "What became of the delivery: `status` of Receipt.", "required": True},
     "WWW-Authenticate": {"description": "`Bearer`.", "required": True},
