@@ -8,7 +8,9 @@ from datetime import timedelta
 
 import redis.asyncio
 
+from jobs.leases import Leases
 from jobs.senders import DevelopmentSender, Sender
+from ottoai.background import running
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain.outbox import Leased
@@ -29,10 +31,11 @@ class Context:
     queues: Queues
     sender: Sender
     metrics: Metrics
+    leases: Leases
 
     @property
     def deadline(self) -> float:
-        """Seconds that a job may run: it ends before its lease does, and so never beside its successor."""
+        """Seconds that a run of a periodic job may take; what is left then is for the next."""
         return self.config.worker_lease_seconds * 0.8
 
 
@@ -52,10 +55,14 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again."""
+    """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again.
+
+    `timeout`: seconds that an attempt may take. Its lease is renewed meanwhile, so this may be longer than a lease.
+    """
 
     handler: Callable[[Context, Leased], Awaitable[None]]
     retry: Retry
+    timeout: float = 30.0
 
 
 # A periodic job: returns whether there is more to do, which is then done in a run of its own, right after.
@@ -71,7 +78,9 @@ async def open_context(config: Config, metrics: Metrics) -> AsyncIterator[Contex
         open_redis(config) as store,
         open_bus(store, listen=False) as bus,
     ):
+        leases = Leases(db, config.worker_lease_seconds)
         try:
-            yield Context(config, db, store, bus, Queues(connection), DevelopmentSender(db), metrics)
+            async with running(leases.keep):
+                yield Context(config, db, store, bus, Queues(connection), DevelopmentSender(db), metrics, leases)
         finally:
             connection.close()

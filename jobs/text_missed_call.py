@@ -31,4 +31,4 @@ async def text_missed_call(context: Context, job: Leased) -> None:
 
 # Eight attempts spread over some four minutes: a carrier's hiccup is outlasted, and staff hears of an outage while the
 # caller can still be rung up.
-TEXT_MISSED_CALL = Staged(text_missed_call, Retry(attempts=8, first=2.0, longest=60.0))
+TEXT_MISSED_CALL = Staged(text_missed_call, Retry(attempts=8, first=2.0, longest=60.0), timeout=20.0)

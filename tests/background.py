@@ -48,14 +48,14 @@ async def miss_a_call(db: Database, number: int = 100) -> outbox.Due:
     return job
 
 
-def stage(database_url: str, job: str, *, queue: str = "default") -> outbox.Due:
+def stage(database_url: str, job: str, *, queue: str = "default", tenant: str = "demo") -> outbox.Due:
     """A job of any name, due now."""
     sql = (
         "insert into outbox (tenant_id, job, queue, subject_id, due_at, enqueue_at)"
-        " values ('demo', %s, %s, gen_random_uuid(), now(), now()) returning id::text"
+        " values (current_tenant(), %s, %s, gen_random_uuid(), now(), now()) returning id::text"
     )
-    ((job_id,),) = of_tenant(database_url, sql, job, queue)
-    return outbox.Due(str(job_id), queue)
+    ((job_id,),) = of_tenant(database_url, sql, job, queue, tenant=tenant)
+    return outbox.Due(str(job_id), queue, tenant)
 
 
 def effects(database_url: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def worker_of(config: Config, metrics: Metrics) -> AsyncIterator[Worker]:
     """A worker of this process that has not begun to serve."""
     async with open_context(config, metrics) as context:
         reporter = Reporter(config.redis_url, "worker", version="test", figures=metrics.render, name="worker-test")
-        made = worker.make(context, QUEUES, metrics, reporter)
+        made, _ = worker.make(context, QUEUES, reporter)
         try:
             yield made
         finally:
@@ -98,6 +98,17 @@ async def serving(config: Config, metrics: Metrics) -> AsyncIterator[threading.T
         finally:
             made.stopping.set()
             await asyncio.to_thread(thread.join, 10)
+
+
+async def work(made: Worker) -> None:
+    """One look into the queues, and what was found done to its end."""
+
+    def once() -> None:
+        made.run_once()
+        while made.busy:
+            made.run_once()
+
+    await asyncio.to_thread(once)
 
 
 @contextmanager

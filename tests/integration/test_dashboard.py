@@ -9,6 +9,7 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
+from rq.worker import WorkerStatus
 
 from jobs import dashboard
 from ottoai.errors import ConfigError
@@ -78,7 +79,7 @@ async def test_every_page_works_for_operators_and_tells_nothing_of_redis(base, c
         queues = Queues(connection)
         queues.enqueue([stage(config.database_url, "of_another_version")])
         async with worker_of(config, Metrics("test")) as made:
-            made._register()
+            made.register(WorkerStatus.IDLE)
             password = urlsplit(config.redis_url).password
             for path in PAGES:
                 for user in ("operator:secret", "anna:passwort-ä"):
