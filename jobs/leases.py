@@ -1,12 +1,14 @@
 """The leases of a worker: held for as long as a job runs, however long that is, and given up when another has it.
 
-All are renewed in one statement, every third of their time: two renewals may fail before a lease ends.
+What is asked for at the same time is taken in one statement, since commits are what a job costs. All are renewed in
+one, every third of their time: two renewals may fail before a lease ends.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 from ottoai.db import Database
 from ottoai.domain import outbox
@@ -42,10 +44,28 @@ class Leases:
         self.seconds = seconds
         self._db = db
         self._held: dict[tuple[str, int], Held] = {}
+        self._wanted: list[tuple[str, asyncio.Future[Leased | None]]] = []
+        self._taking: asyncio.Task[None] | None = None
 
     async def take(self, job_id: str) -> Leased | None:
         """Lease a job; None when there is nothing to do. Raises StoreUnavailable."""
-        return await outbox.lease(self._db.system(), job_id, self.seconds)
+        asked: asyncio.Future[Leased | None] = asyncio.get_running_loop().create_future()
+        self._wanted.append((str(UUID(job_id)), asked))
+        if self._taking is None:
+            self._taking = asyncio.create_task(self._take())
+        return await asked
+
+    async def _take(self) -> None:
+        """Lease all that is asked for; what is asked for meanwhile is next."""
+        while self._wanted:
+            wanted, self._wanted = self._wanted, []
+            try:
+                leased = await outbox.lease(self._db.system(), [job_id for job_id, _ in wanted], self.seconds)
+            except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+                _answer(wanted, error)
+            else:
+                _answer(wanted, {job.id: job for job in leased})
+        self._taking = None
 
     @asynccontextmanager
     async def held(self, job: Leased, timeout: float) -> AsyncIterator[None]:
@@ -93,3 +113,13 @@ class Leases:
     def jobs(self) -> list[Leased]:
         """What is held now."""
         return [each.job for each in self._held.values()]
+
+
+def _answer(wanted: list[tuple[str, "asyncio.Future[Leased | None]"]], answer: "dict[str, Leased] | Exception") -> None:
+    for job_id, asked in wanted:
+        if asked.done():  # whoever asked was stopped
+            continue
+        if isinstance(answer, Exception):
+            asked.set_exception(answer)
+        else:
+            asked.set_result(answer.pop(job_id, None))  # to one, of two that ask for the same

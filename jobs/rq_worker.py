@@ -65,7 +65,7 @@ class Worker(Books):
     ) -> None:
         super().__init__(queues, connection, reporter.name)
         self.stopping = runner.stopping
-        self._runner = runner
+        self.runner = runner
         self._reporter = reporter
         self._most = [max(1, most - most * place // 4) for place in range(len(queues))]
         self._memory = memory
@@ -157,7 +157,7 @@ class Worker(Books):
             self._ended.put(taken)
 
         self._running.add(taken)
-        self._runner.start(taken.function, taken.argument, taken.queue.name, waited).add_done_callback(ended)
+        self.runner.start(taken.function, taken.argument, taken.queue.name, waited).add_done_callback(ended)
         return True
 
     def _settle(self, wait: float) -> None:
@@ -185,7 +185,7 @@ class Worker(Books):
         self._wait_for_the_end(GRACE)
         if self._running:
             with suppress(TimeoutError):
-                self._runner.give_back().result(LAST)
+                self.runner.give_back().result(LAST)
             self._wait_for_the_end(PEEK)
 
     def _wait_for_the_end(self, seconds: float) -> None:

@@ -16,9 +16,10 @@ from jobs.runner import Runner
 from ottoai import __version__, queue
 from ottoai.config import Config
 from ottoai.db import Database, refuse_privilege
+from ottoai.domain.outbox import Due
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
-from ottoai.queue import DEFAULT
+from ottoai.queue import DEFAULT, Queues
 from ottoai.tally import Reporter
 
 log = logging.getLogger(__name__)
@@ -41,18 +42,17 @@ async def until_allowed(db: Database, stopping: asyncio.Event) -> None:
             return
 
 
-def make(context: Context, queues: Sequence[str], reporter: Reporter) -> tuple[Worker, Runner]:
+def make(context: Context, queues: Sequence[str], reporter: Reporter) -> Worker:
     """A worker whose jobs run on the running event loop; `serve` it in a thread."""
-    config, runner = context.config, Runner(context)
-    worker = Worker(
+    config = context.config
+    return Worker(
         queues,
         queue.client(config, patience=PATIENCE),
-        runner,
+        Runner(context),
         reporter,
         most=config.worker_concurrency,
         memory=config.worker_memory_mb << 20,
     )
-    return worker, runner
 
 
 async def serve(config: Config, queues: Sequence[str], metrics: Metrics) -> None:
@@ -65,7 +65,7 @@ async def serve(config: Config, queues: Sequence[str], metrics: Metrics) -> None
     _zero(metrics, queues)
     async with open_context(config, metrics) as context:
         with Reporter(config.redis_url, "worker", version=__version__, figures=metrics.render) as reporter:
-            worker, runner = make(context, queues, reporter)
+            worker = make(context, queues, reporter)
 
             def stop() -> None:
                 stopping.set()
@@ -78,14 +78,14 @@ async def serve(config: Config, queues: Sequence[str], metrics: Metrics) -> None
             reporter.update(state="idle")
             log.info("Worker started", extra={"queues": list(queues), "concurrency": config.worker_concurrency})
             await asyncio.to_thread(worker.serve)
-            await hand_over(context, runner)
+            await hand_over(context.queues, worker.runner.left)
             log.info("Worker stopped")
 
 
-async def hand_over(context: Context, runner: Runner) -> None:
+async def hand_over(queues: Queues, left: Sequence[Due]) -> None:
     """Enqueue what was given back."""
     with suppress(StoreUnavailable):  # then beat does
-        await asyncio.to_thread(context.queues.enqueue, runner.left)
+        await asyncio.to_thread(queues.enqueue, left)
 
 
 def _zero(metrics: Metrics, queues: Sequence[str]) -> None:

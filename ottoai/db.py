@@ -46,7 +46,7 @@ ROLES = ("ottoai_app", "ottoai_system")
 
 # Queries that are prepared once per connection. Their planning costs more than their running: record_report takes
 # 2.2 ms unprepared and 0.9 ms prepared. Others stay unprepared, because PostgreSQL plans those for the values at hand.
-PREPARED = frozenset({"record_report", "lease", "begin_text", "finish_text", "routed", "head", "heads"})
+PREPARED = frozenset({"record_report", "begin_text", "finish_text", "routed", "head", "heads"})
 
 GONE = "The database does not answer; try again shortly."
 

@@ -2,10 +2,10 @@
 
 -- name: due
 -- Open jobs that nobody has or is about to have; each is put off by `put_off`, so that the next tick leaves it alone
--- while it waits in its queue. In turns: the oldest of every tenant, then the second oldest, so that a tenant with many
--- does not hold the others up. Run as ottoai_system.
-with waiting as (
-    select d.id, d.enqueue_at, row_number() over (partition by t.id order by d.enqueue_at) as turn
+-- while it waits in its queue. In turns: the oldest of every tenant, then the second oldest; who has jobs waiting
+-- already has had as many turns. So a tenant with many does not hold the others up. Run as ottoai_system.
+with due as (
+    select t.id as tenant_id, d.id, d.enqueue_at, row_number() over (partition by t.id order by d.enqueue_at) as turn
     from tenants as t
     cross join lateral (
         select o.id, o.enqueue_at from outbox as o
@@ -15,10 +15,25 @@ with waiting as (
     ) as d
 ),
 
+had as (
+    select t.tenant_id, count(o.id) as turns
+    from (select distinct d.tenant_id from due as d) as t
+    left join outbox as o
+        on t.tenant_id = o.tenant_id and o.state = 'open'
+        and o.enqueue_at > now() and o.enqueue_at <= now() + :put_off::interval
+    group by t.tenant_id
+),
+
+chosen as (
+    select d.id from due as d inner join had as h on d.tenant_id = h.tenant_id
+    order by d.turn + h.turns, d.enqueue_at
+    limit :limit
+),
+
 picked as (
     select o.id from outbox as o
     where
-        o.id in (select w.id from waiting as w order by w.turn, w.enqueue_at limit :limit)
+        o.id in (select c.id from chosen as c)
         and o.state = 'open' and o.enqueue_at <= now() -- another beat may have been faster
     for update skip locked
 )
@@ -27,14 +42,15 @@ update outbox set enqueue_at = now() + :put_off::interval
 where id in (select p.id from picked as p)
 returning id::text, queue, tenant_id;
 
--- name: lease^
--- Takes one open job for `lease`, unless another worker has it. `abandoned` says that the attempt before this one
+-- name: lease
+-- Takes open jobs for `lease`, but for those that another worker has. `abandoned` says that the attempt before this one
 -- ended without a word (whatever else ends one takes its lease away): its worker was killed. Run as ottoai_system,
--- since a job's id is all a worker is told.
+-- since jobs' ids are all a worker is told.
 with found as (
     select id, leased_until is not null as abandoned
     from outbox
-    where id = :id and state = 'open' and (leased_until is null or leased_until <= now())
+    where id = any(:ids::uuid[]) and state = 'open' and (leased_until is null or leased_until <= now())
+    order by id -- two workers that meet over the same ids wait for each other in one order
     for update
 )
 
@@ -146,12 +162,12 @@ order by coalesce(finished_at, due_at), id
 limit :limit;
 
 -- name: retry
--- Opens dead jobs again, as if they had never been begun: those of these ids, or all of that name, or all. Returns what
--- is to be enqueued now. Run as ottoai_system.
+-- Opens jobs again that died before then, as if they had never been begun: those of these ids, or all of that name, or
+-- all. Returns what is to be enqueued now. Run as ottoai_system.
 with dead as (
     select id from outbox
     where
-        state = 'dead'
+        state = 'dead' and finished_at <= :before
         and (:ids::uuid[] is null or id = any(:ids::uuid[]))
         and (:job::text is null or job = :job)
     order by finished_at

@@ -58,6 +58,24 @@ def stage(database_url: str, job: str, *, queue: str = "default", tenant: str = 
     return outbox.Due(str(job_id), queue, tenant)
 
 
+class Gate:
+    """A job that waits until it is let go; who runs, and who ran, by outbox id."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.running: set[str] = set()
+        self.begun: list[str] = []
+
+    async def __call__(self, context: Context, job: outbox.Leased) -> None:
+        self.begun.append(job.id)
+        self.running.add(job.id)
+        try:
+            await self.open.wait()
+        finally:
+            self.running.discard(job.id)
+        await outbox.done(context.db.one(job.tenant_id), job)
+
+
 def effects(database_url: str) -> dict[str, Any]:
     """What came of the jobs: texts that went out, events by name, outbox states."""
     texts = of_tenant(database_url, "select count(*) from development_texts")[0][0]
@@ -74,11 +92,11 @@ ONE_TEXT = {"texts": 1, "sent": 1, "texted": 1, "outbox": ["done"]}
 
 
 @asynccontextmanager
-async def worker_of(config: Config, metrics: Metrics) -> AsyncIterator[Worker]:
+async def worker_of(config: Config, metrics: Metrics, name: str = "worker-test") -> AsyncIterator[Worker]:
     """A worker of this process that has not begun to serve."""
     async with open_context(config, metrics) as context:
-        reporter = Reporter(config.redis_url, "worker", version="test", figures=metrics.render, name="worker-test")
-        made, _ = worker.make(context, QUEUES, reporter)
+        reporter = Reporter(config.redis_url, "worker", version="test", figures=metrics.render, name=name)
+        made = worker.make(context, QUEUES, reporter)
         try:
             yield made
         finally:
@@ -88,9 +106,9 @@ async def worker_of(config: Config, metrics: Metrics) -> AsyncIterator[Worker]:
 
 
 @asynccontextmanager
-async def serving(config: Config, metrics: Metrics) -> AsyncIterator[threading.Thread]:
+async def serving(config: Config, metrics: Metrics, name: str = "worker-test") -> AsyncIterator[threading.Thread]:
     """A worker of this process, serving."""
-    async with worker_of(config, metrics) as made:
+    async with worker_of(config, metrics, name) as made:
         thread = threading.Thread(target=made.serve)
         thread.start()
         try:

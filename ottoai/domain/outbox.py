@@ -4,7 +4,7 @@ A job is enqueued by whoever committed it; what that missed, or what a killed wo
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -65,10 +65,10 @@ async def due(system: Session, limit: int = BATCH) -> list[Due]:
     return [Due(**row) async for row in rows]
 
 
-async def lease(system: Session, job_id: str, seconds: float) -> Leased | None:
-    """Take a job; None when it is done, gone, or another worker's."""
-    row = await queries().outbox.lease(system, id=job_id, lease=timedelta(seconds=seconds))
-    return Leased(**row) if row else None
+async def lease(system: Session, ids: Sequence[str], seconds: float) -> list[Leased]:
+    """Take jobs; those are left out that are done, gone, or another worker's."""
+    rows = queries().outbox.lease(system, ids=list(ids), lease=timedelta(seconds=seconds))
+    return [Leased(**row) async for row in rows]
 
 
 async def renew(system: Session, jobs: Sequence[Leased], seconds: float) -> set[tuple[str, int]]:
@@ -115,9 +115,10 @@ async def listed(system: Session, state: str, tenant_id: str | None, limit: int)
     return [Standing(**row) async for row in rows]
 
 
-async def retry(system: Session, ids: Sequence[str] | None, job: str | None, limit: int = BATCH) -> list[Due]:
-    """Open dead jobs again: those of these ids, or all of that name, or all; `limit` at most. To be enqueued now."""
-    rows = queries().outbox.retry(
-        system, ids=None if ids is None else list(ids), job=job, limit=limit, repair_after=REPAIR_AFTER
-    )
+async def retry(
+    system: Session, ids: Sequence[str] | None, job: str | None, before: datetime, limit: int = BATCH
+) -> list[Due]:
+    """Open jobs again that died before then: those of these ids, or all of that name, or all. To be enqueued now."""
+    given = None if ids is None else list(ids)
+    rows = queries().outbox.retry(system, ids=given, job=job, before=before, limit=limit, repair_after=REPAIR_AFTER)
     return [Due(**row) async for row in rows]
