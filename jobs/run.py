@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from jobs.context import Context, Periodic, Retry, Staged
+from jobs.recap import recap
 from jobs.reconcile import reconcile
 from jobs.retention import retention
 from jobs.text_missed_call import TEXT_MISSED_CALL
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 Status = Literal["success", "failure", "retry"]
 
 JOBS: dict[str, Staged] = {"text_missed_call": TEXT_MISSED_CALL}
-PERIODIC: dict[str, Periodic] = {"reconcile": reconcile, "retention": retention}
+PERIODIC: dict[str, Periodic] = {"recap": recap, "reconcile": reconcile, "retention": retention}
 
 LOCK_MARGIN = 5.0  # a periodic job's lock outlives its deadline by so many seconds, and so never ends before the job
 
