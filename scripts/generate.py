@@ -30,6 +30,17 @@ DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 FILES: Final = ("CONFIGURATION.md", "EVENTS.md", "METRICS.md", "PROTOCOL.md", "WEBHOOKS.md")
 PART: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
+PLAIN: Final[dict[type[inspect.Type], str]] = {
+    inspect.NoneType: "null",
+    inspect.DateTimeType: "time (RFC 3339)",
+    inspect.DateType: "date",
+    inspect.FloatType: "number",
+    inspect.IntType: "integer",
+    inspect.BoolType: "boolean",
+    inspect.StrType: "text",
+    inspect.RawType: "object",
+}
+
 
 class Stale(Exception):
     """The docs and the code do not fit together."""
@@ -44,18 +55,8 @@ def shown(kind: inspect.Type) -> str:
             return " or ".join(sorted((shown(each) for each in types), key=lambda word: word == "null"))
         case inspect.LiteralType(values=values):
             return " or ".join(f"`{value}`" for value in values)
-        case inspect.NoneType():
-            return "null"
-        case inspect.DateTimeType():
-            return "time (RFC 3339)"
-        case inspect.IntType():
-            return "integer"
-        case inspect.BoolType():
-            return "boolean"
-        case inspect.StrType():
-            return "text"
-        case inspect.RawType():
-            return "object"
+    if type(kind) in PLAIN:
+        return PLAIN[type(kind)]
     raise Stale(f"no words for the type {kind}")
 
 
