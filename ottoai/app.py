@@ -13,6 +13,7 @@ from jinja2 import PackageLoader
 
 from ottoai import __version__, queue, tally
 from ottoai.background import running
+from ottoai.cache import open_cache
 from ottoai.config import Config
 from ottoai.db import Database, open_pool, refuse_privilege
 from ottoai.errors import ConfigError, StoreUnavailable
@@ -82,6 +83,9 @@ async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
         ingest = app[keys.INGEST] = Ingest(config, db, bus, waker, vault, Directory(db.system(), vault))
         app[keys.SPOOL] = await stack.enter_async_context(
             open_spool(config.spool_dir, config.spool_max_mb, metrics, partial(from_spool, ingest))
+        )
+        app[keys.CACHE] = await stack.enter_async_context(
+            open_cache(client, db.system(), metrics, config.cache_seconds)
         )
         app[keys.LIMITER] = await stack.enter_async_context(open_limiter(client))
         app[keys.HEALTH] = Health(db, client, metrics)

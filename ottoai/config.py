@@ -318,6 +318,12 @@ class Config:
     db_pool_size: int = setting(
         "DB_POOL_SIZE", _integer(1, 100), "Most connections a process opens for tenants' queries.", default=10
     )
+    cache_seconds: int = setting(
+        "CACHE_SECONDS",
+        _integer(0, 3600),
+        "How long pages of lists are kept in Redis. They are never out of date; 0 reads all from PostgreSQL.",
+        default=60,
+    )
     ws_connections_per_user: int = setting(
         "WS_CONNECTIONS_PER_USER",
         _integer(1, 100_000),

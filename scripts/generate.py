@@ -23,14 +23,14 @@ from ottoai.config import Config
 from ottoai.domain import catalogue
 from ottoai.errors import OttoError
 from ottoai.realtime.messages import CLOSES, Reaction, ServerOut
-from ottoai.web import openapi
+from ottoai.web import changes, openapi
 from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, WHEN, tag_of
 from ottoai.web.limits import Limit, limits
 from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
-FILES: Final = ("CONFIGURATION.md", "EVENTS.md", "METRICS.md", "PROTOCOL.md", "WEBHOOKS.md")
+FILES: Final = ("API_CHANGELOG.md", "CONFIGURATION.md", "EVENTS.md", "METRICS.md", "PROTOCOL.md", "WEBHOOKS.md")
 PART: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -202,6 +202,7 @@ def statuses() -> str:
 
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
+    "api-changelog": changes.markdown,
     "configuration": config.table,
     "metrics": metrics.table,
     "events": events,

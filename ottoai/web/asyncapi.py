@@ -311,7 +311,7 @@ def _encoded(settings: tuple[int, ...]) -> bytes:
     return msgspec.json.encode(document(dict(zip(SETTINGS, settings, strict=True))))
 
 
-async def describe(request: web.Request) -> web.Response:
-    """The document."""
+async def get_asyncapi(request: web.Request) -> web.Response:
+    """The live protocol as an AsyncAPI document."""
     config = request.app[keys.CONFIG]
     return respond(request, _encoded(tuple(getattr(config, name) for name in SETTINGS)))

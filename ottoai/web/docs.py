@@ -84,7 +84,6 @@ class _Reader:
 
     def _operation(self, method: str, path: str, operation: Json, of_path: list[Json]) -> Json:
         parameters = of_path + operation.get("parameters", [])
-        body = operation.get("requestBody", {}).get("content", {})
         answers, refusals = [], []
         for status, answer in operation["responses"].items():
             told = self.resolve(answer)
@@ -102,13 +101,17 @@ class _Reader:
             "deprecated": operation.get("deprecated", False),
             "secret": any(operation["security"]),
             "parameters": [self._parameter(each) for each in parameters],
-            "bodies": [
-                (media, self.shown(each["schema"]), self.example(each["schema"])) for media, each in body.items()
-            ],
+            "body": self._body(operation.get("requestBody", {}).get("content", {})),
             "answers": answers,
             "refusals": refusals,
             "curl": self._curl(method, path, operation, parameters),
         }
+
+    def _body(self, content: Json) -> Json | None:
+        for found in content.values():  # every media type carries the same
+            schema = found["schema"]
+            return {"media": " or ".join(content), "type": self.shown(schema), "example": self.example(schema)}
+        return None
 
     def _parameter(self, found: Json) -> Json:
         return {**found, "type": self.shown(found["schema"]), "more": limits_of(found["schema"])}

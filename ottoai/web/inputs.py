@@ -18,10 +18,12 @@ from ottoai.errors import InvalidInput
 PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 200
 MAX_DIGITS: Final = 10  # of a number
+MAX_PHONE: Final = 40  # characters; more than any way to write one takes
 MAX_CURSOR: Final = 200  # characters; ours have about 100
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]  # without its zone a time would be somebody's guess
 Prefix = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+Phone = Annotated[str, msgspec.Meta(max_length=MAX_PHONE, extra_json_schema={"format": "phone"})]
 
 _Query = TypeVar("_Query", bound=msgspec.Struct)
 
@@ -89,7 +91,8 @@ def _literals(kind: type[msgspec.Struct]) -> Mapping[str, Callable[[Any], Any]]:
     """The parameters that are no text, with what makes of a text what it stands for."""
     found: dict[str, Callable[[Any], Any]] = {}
     for field in msgspec.structs.fields(kind):
-        match msgspec.inspect.type_info(field.type):
+        told = msgspec.inspect.type_info(field.type)
+        match told.type if isinstance(told, msgspec.inspect.Metadata) else told:
             case msgspec.inspect.IntType():
                 found[field.name] = _number
             case msgspec.inspect.BoolType():
@@ -143,7 +146,22 @@ def _mark(of: bytes) -> str:
 def filters(asked: PageQuery) -> Mapping[str, Any]:
     """What is asked besides the place and the size of the page; None for a filter that was not given."""
     return {
-        name: None if value is msgspec.UNSET else str(value) if isinstance(value, UUID) else value
+        name: _stored(value)
         for name, value in msgspec.structs.asdict(asked).items()
         if name not in PageQuery.__struct_fields__
     }
+
+
+def _stored(value: object) -> object:
+    """A filter's value as the database compares it."""
+    match value:
+        case msgspec.UNSET:
+            return None
+        case UUID():
+            return str(value)
+        case datetime():
+            try:
+                return value.astimezone(UTC)  # PostgreSQL knows no offsets of more than 16 hours
+            except OverflowError:  # at either end of time, where the hours do not matter
+                return value.replace(tzinfo=UTC)
+    return value

@@ -3,6 +3,7 @@
 import redis.asyncio
 from aiohttp import web
 
+from ottoai.cache import Cache
 from ottoai.config import Config
 from ottoai.db import Database
 from ottoai.failing import Failing
@@ -30,6 +31,7 @@ WAKER = web.AppKey("waker", Waker)
 HUB = web.AppKey("hub", Hub)
 QUOTAS = web.AppKey("quotas", Quotas)
 ALLOWANCES = web.AppKey("allowances", Allowances)
+CACHE = web.AppKey("cache", Cache)
 LIMITER = web.AppKey("limiter", Limiter)
 FAILING = web.AppKey("failing", Failing)
 REVOKED = web.AppKey("revoked", Revoked)

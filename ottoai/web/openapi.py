@@ -16,14 +16,16 @@ from ottoai.domain import catalogue
 from ottoai.errors import OttoError
 from ottoai.realtime.messages import Envelope
 from ottoai.web import asyncapi, auth, document, examples, jwks, problem
-from ottoai.web.api.events import Events
+from ottoai.web.api import writing
+from ottoai.web.api.events import PLACE, Events
 from ottoai.web.operations import OPERATIONS, Content, Operation
 from ottoai.web.schemas import Json, Kind, answers, ref, requests, schema_ref, sentence
 
-PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
+PARAMETER: Final = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 API: Final = "/api/"
 # What every request under /api/ may meet.
 OF_API: Final = (errors.InvalidInput, errors.Unauthenticated, errors.RateLimited, errors.StoreUnavailable)
+FORM: Final = "application/x-www-form-urlencoded"
 PROBLEM: Final = problem.CONTENT_TYPE
 INTRODUCTION: Final = "Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names."
 RULES: Final = (
@@ -52,6 +54,8 @@ TAGS: Final = {
     "Webhooks": "Where the telephony and identity providers deliver.",
 }
 
+TAG: Final = '(W/)?"[!#-~]+"'
+KEY: Final = f"^[!-~]{{1,{writing.MAX_KEY}}}$"
 REQUEST_HEADERS: Final[dict[str, Json]] = {
     "If-None-Match": {
         "description": "The `ETag` of an earlier answer: 304 without a body if that is still so.",
@@ -60,15 +64,15 @@ REQUEST_HEADERS: Final[dict[str, Json]] = {
     "If-Match": {
         "description": "The `ETag` that was last seen; 412 if the thing has changed since.",
         "required": True,
-        "schema": {"type": "string", "examples": ['"3"']},
+        "schema": {"type": "string", "pattern": f"^([*]|{TAG}(, *{TAG})*)$", "examples": ['"3"']},
     },
     "Idempotency-Key": {
         "description": "A word of your own, a UUID for instance: repeating the request with it has no second effect.",
-        "schema": {"type": "string", "examples": ["5c2f7a53-8f0e-4f57-9d30-2b9c1a6b7d11"]},
+        "schema": {"type": "string", "pattern": KEY, "examples": ["5c2f7a53-8f0e-4f57-9d30-2b9c1a6b7d11"]},
     },
     "Last-Event-ID": {
         "description": "The `id` of the last event that was read, to go on after it. Counts more than `since`.",
-        "schema": {"type": "string", "pattern": "^([0-9]{1,19}[.])?[0-9]{1,19}$", "examples": ["1795468818.42"]},
+        "schema": {"type": "string", "pattern": f"^({PLACE[1:-1]})?$", "examples": ["1795468818.42"]},
     },
 }
 
@@ -165,11 +169,9 @@ def operation_id(handler: Handler, method: str, path: str) -> str:
     """`list_calls` is listCalls. A handler of several routes has an id for each."""
     first, *others = getattr(handler, "__name__", "").split("_")
     name = first + "".join(word.capitalize() for word in others)
-    return (
-        name
-        + ("ByHook" if path.endswith("{hook}") else "")
-        + ("Post" if (method, name) == ("POST", "testEmit") else "")
-    )
+    if path.endswith("/{hook}"):
+        return f"{name}ByHook"
+    return f"{name}WithData" if (method, path) == ("POST", "/ws/test-emit") else name
 
 
 class _Problems:
@@ -231,7 +233,8 @@ class _Described:
         if parameters := [*_query_parameters(operation.query), *_header_parameters(operation.headers)]:
             made["parameters"] = parameters
         if operation.body:
-            made["requestBody"] = {"required": True, "content": _content(operation.body, *operation.media)}
+            content = _content(operation.body, *operation.media)
+            made["requestBody"] = {"required": FORM not in content, "content": content}  # no form is an empty form
         made["responses"] = self._responses()
         names = ("bearer",) if self.of_api else operation.security
         # Deliveries of companies that nobody has added yet come with signatures that nobody can check yet.
@@ -331,11 +334,11 @@ def _schemas() -> Json:
 @cache
 def encoded() -> bytes:
     """The document as it is served."""
-    from ottoai.web.routes import ROUTES  # which lists describe() below
+    from ottoai.web.routes import ROUTES  # which lists get_openapi() below
 
     return msgspec.json.encode(make(ROUTES))
 
 
-async def describe(request: web.Request) -> web.Response:
-    """This document."""
+async def get_openapi(request: web.Request) -> web.Response:
+    """The API as an OpenAPI document."""
     return document.respond(request, encoded())

@@ -78,7 +78,9 @@ def document(description: str) -> Content:
 
 
 EMITTED: Final = (errors.InvalidInput, errors.Forbidden, errors.NotFound, errors.TooLarge, errors.StoreUnavailable)
-DELIVERED: Final = (errors.InvalidInput, errors.BadSignature, errors.TooLarge, errors.NoRoom, errors.StoreUnavailable)
+DELIVERED: Final = (
+    errors.InvalidInput, errors.BadSignature, errors.NotFound, errors.TooLarge, errors.NoRoom, errors.StoreUnavailable,
+)  # fmt: skip
 LIVE: Final = (errors.NotFound, errors.OverQuota, errors.Draining)
 REPORT: Final = Content(
     "application/json", {"type": "object", "description": "As the provider sends it; docs/WEBHOOKS.md has its fields."}
@@ -87,7 +89,7 @@ CALLBACK: Final = Content("application/x-www-form-urlencoded", REPORT.schema)
 TWIML: Final = Content("text/xml", {"type": "string", "description": "Empty TwiML: no instructions."})
 STREAM: Final = Content(
     "text/event-stream",
-    {"type": "string", "description": "Messages of the live protocol, as /asyncapi.json describes them."},
+    {"description": "Messages of the live protocol, as /asyncapi.json describes them."},
 )
 
 
@@ -97,7 +99,14 @@ CHANGING: Final = (
 
 
 def _listing(tag: str, kind: Kind, query: Kind, *links: str, raises: tuple[type[OttoError], ...] = ()) -> Operation:
-    return Operation(tag=tag, answer=page_of(kind.__name__, kind), query=query, links=links, raises=raises)
+    return Operation(
+        tag=tag,
+        answer=page_of(kind.__name__, kind),
+        query=query,
+        headers=("If-None-Match",),
+        links=links,
+        raises=raises,
+    )
 
 
 def _thing(tag: str, kind: Kind) -> Operation:
@@ -145,6 +154,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         tag="Leads",
         answer=page_of("Timeline", timeline.Happened),
         query=timeline.TimelineQuery,
+        headers=("If-None-Match",),
         raises=(errors.NotFound,),
     ),
     ("GET", "/api/leads/{id}/messages"): _listing(

@@ -20,12 +20,13 @@ from ottoai import embedded
 from ottoai.app import build_app
 from ottoai.config import Config
 from ottoai.db import open_pool
+from ottoai.domain import events
 from ottoai.domain.roles import Role
 from ottoai.metrics import Metrics
-from ottoai.web import openapi
+from ottoai.web import keys, openapi
 from ottoai.web.auth import issue
 from tests.conftest import add_tenant, execute, make_config, on_database
-from tests.isolation.canaries import A, plant
+from tests.isolation.canaries import BY_SYSTEM, A, insert, rows
 
 DOCUMENT = msgspec.json.decode(openapi.encoded())
 NOWHERE = make_config("postgresql://not.used/here", "redis://not.used")
@@ -42,8 +43,16 @@ SCHEMA = schemathesis.openapi.from_dict(
         {
             "auth": {"openapi": {"bearer": {"bearer": TOKEN}, "devKey": {"api_key": "dev"}}},
             "request-timeout": 10,
+            "generation": {"allow-x00": False},  # a NUL is refused wherever it stands
             "max-stream-events": 1,
             "cache": {"enabled": False},
+            # What a change without If-Match (428) and one on another version (412) are told is no part of its defaults.
+            "checks": {
+                "missing_required_header": {"expected-statuses": [400, 401, 403, 406, 415, 422, 428]},
+                "positive_data_acceptance": {
+                    "expected-statuses": ["2xx", "3xx", 401, 403, 404, 409, 412, 429, "5xx"],
+                },
+            },
         }
     ),
 )
@@ -67,6 +76,7 @@ class Served:
 
     def stop(self) -> None:
         assert self._runner is not None
+        self._loop.call_soon_threadsafe(self._busy.cancel)
         self.do(self._runner.cleanup())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -75,13 +85,24 @@ class Served:
     async def _start(self) -> str:
         async with open_pool(self._config, Metrics("test")) as db:
             await add_tenant(db, A.id, company=A.company, number=A.number)
-        plant(self._config.database_url, A)
-        self._runner = web.AppRunner(build_app(self._config), shutdown_timeout=1)
+        for table, values in rows(A):
+            by = None if table in BY_SYSTEM else A.id
+            insert(self._config.database_url, table, {"tenant_id": A.id, **values}, as_tenant=by)
+        app = build_app(self._config)
+        self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
+        self._busy = asyncio.create_task(self._happen(app))
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         host, port = self._runner.addresses[0]
         return f"http://{host}:{port}"
+
+    async def _happen(self, app: web.Application) -> None:
+        """Something happens all the time, so that nobody who polls waits for long."""
+        while True:
+            session = app[keys.DB].one(A.id)
+            app[keys.BUS].publish(await events.append(session, "", [{"event": "test.tick", "data": {}}]))
+            await asyncio.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +117,14 @@ def base(
     execute(postgres_server.url, f"drop database {name} with (force)")
 
 
+def without_guesses(case: schemathesis.Case) -> schemathesis.Case:
+    """Only the page before could tell a cursor that is taken: see test_pages_follow_each_other."""
+    if case.meta and case.meta.generation.mode is schemathesis.GenerationMode.POSITIVE:
+        case.query.pop("cursor", None)
+    return case
+
+
 @SCHEMA.parametrize()
 @settings(max_examples=EXAMPLES)
 def test_what_is_answered_is_what_is_declared(case: schemathesis.Case, base: str):
-    case.call_and_validate(base_url=base)
+    without_guesses(case).call_and_validate(base_url=base)

@@ -81,7 +81,7 @@ async def test_others_are_told_nothing(base, make_token, origin):
     for method, headers in (("OPTIONS", PREFLIGHT), ("GET", {"Authorization": f"Bearer {make_token()}"})):
         status, answer = await ask(base, "/api/calls", method, Origin=origin, **headers)
         assert (status, cors_of(answer)) == (204 if method == "OPTIONS" else 200, set())
-        assert answer["Vary"] == "Origin", "no cache may give them an answer made for others"
+        assert "Origin" in answer["Vary"].split(", "), "no cache may give them an answer made for others"
 
 
 async def test_without_an_origin_caches_know_that_it_matters(base):

@@ -12,7 +12,7 @@ from ottoai.db import queries
 from ottoai.domain import changes
 from ottoai.web import inputs, keys, patterns
 from ottoai.web.api import reading, writing
-from ottoai.web.inputs import PageQuery, Prefix
+from ottoai.web.inputs import PageQuery, Phone, Prefix
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, extra_json_schema={"pattern": patterns.LINE})]
 
@@ -20,7 +20,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, extra_json_sche
 class LeadQuery(PageQuery, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Which leads. `phone`: in any form; `name`: how it begins, in any case."""
 
-    phone: str | UnsetType = UNSET
+    phone: Phone | UnsetType = UNSET
     name: Prefix | UnsetType = UNSET
 
     def __post_init__(self) -> None:

@@ -1,11 +1,13 @@
 """How every noun is listed and read: one page or one row, as the JSON text that PostgreSQL made of it."""
 
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from ottoai.cache import Name
 from ottoai.db import Row, Session
 from ottoai.errors import NotFound
 from ottoai.web import inputs, keys
@@ -37,16 +39,29 @@ def row_id(request: web.Request) -> str:
     return given
 
 
-async def listing(request: web.Request, name: str, query: One, asked: PageQuery, **of: str) -> web.Response:
+async def listing(request: web.Request, name: Name, query: One, asked: PageQuery, **of: str) -> web.Response:
     """Answer with a page of a list. The query takes the fields of `asked` and what the list is `of`, and gives what
     list_calls in sql/calls.sql does. Raises InvalidInput, and NotFound when what it is `of` is not there.
     """
     filters = {**inputs.filters(asked), **of}
     what = msgspec.json.encode((name, filters))
     place = inputs.place(asked.cursor, what)
-    after_at, after_id = place or (None, None)
-    row = await query(session(request), page_size=asked.limit, after_at=after_at, after_id=after_id, **filters)
-    return web.Response(body=_page(row, what), content_type="application/json")
+    tenant_id, cache = request[keys.PRINCIPAL].tenant_id, request.app[keys.CACHE]
+    # The tenant is in it, so that no tag of one says anything about the page of another under the same address.
+    digest = blake2b(msgspec.json.encode((tenant_id, what, asked.limit, place)), digest_size=9).hexdigest()
+    version = await cache.version(tenant_id, name)
+    tag = f"{version}-{digest}"
+    if has(request, tag):
+        return web.Response(status=304, headers={"ETag": f'W/"{tag}"'})
+
+    async def read() -> bytes:
+        after_at, after_id = place or (None, None)
+        row = await query(session(request), page_size=asked.limit, after_at=after_at, after_id=after_id, **filters)
+        return _page(row, what)
+
+    body = await cache.page(tenant_id, name, version, digest, read)
+    # Weak: of two processes that read at this version, one may have seen a row of a later one.
+    return web.Response(body=body, content_type="application/json", headers={"ETag": f'W/"{tag}"'})
 
 
 def _page(row: Row | None, what: bytes) -> bytes:

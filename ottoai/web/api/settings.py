@@ -15,8 +15,10 @@ from ottoai.web import auth, keys, patterns
 from ottoai.web.api import reading, writing
 
 Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": patterns.LINE})]
-Zone = Annotated[str, Meta(max_length=100, examples=["America/New_York"])]
-Hours = Annotated[str, Meta(max_length=500, examples=["always", hours.DEFAULT])]
+Zone = Annotated[str, Meta(max_length=100, examples=["America/New_York"], extra_json_schema={"format": "time-zone"})]
+Hours = Annotated[
+    str, Meta(max_length=500, examples=["always", hours.DEFAULT], extra_json_schema={"format": "opening-hours"})
+]
 Template = Annotated[str, Meta(min_length=1, max_length=480, extra_json_schema={"pattern": patterns.TEMPLATE})]
 
 

@@ -1,7 +1,7 @@
 """How every change is asked for and answered: its body, the version it is made on, the key that has it done once."""
 
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import ETag, web
@@ -27,11 +27,23 @@ async def body(request: web.Request, kind: type[_Body]) -> _Body:
         named = ", ".join(accepted)
         raise UnsupportedMedia(f"Content-Type: must be {' or '.join(accepted)}", accepted=named)
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        return msgspec.convert(_whole(msgspec.json.decode(await request.read())), kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(told(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"body: is no JSON that can be read ({error})"[:TOLD]) from error
+
+
+def _whole(value: Any) -> Any:
+    """What was read, with 2.0 as the whole number that it is to JSON Schema and to many a language."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {name: _whole(each) for name, each in value.items()}
+        case list():
+            return [_whole(each) for each in value]
+    return value
 
 
 def told(error: msgspec.ValidationError) -> str:
