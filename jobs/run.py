@@ -17,12 +17,9 @@ import msgspec
 from redis.exceptions import RedisError
 
 from jobs.context import Context, Periodic, Retry, Staged
-<<<<<<< HEAD
 from jobs.follow_up import FOLLOW_UP
 from jobs.leases import LeaseLostError
-=======
 from jobs.recap import recap
->>>>>>> recap
 from jobs.reconcile import reconcile
 from jobs.retention import retention
 from jobs.send_text import SEND_TEXT
@@ -37,13 +34,8 @@ log = logging.getLogger(__name__)
 
 Status = Literal["success", "failure", "retry", "stopped"]
 
-<<<<<<< HEAD
 JOBS: dict[str, Staged] = {"follow_up": FOLLOW_UP, "send_text": SEND_TEXT}
-PERIODIC: dict[str, Periodic] = {"reconcile": reconcile, "retention": retention}
-=======
-JOBS: dict[str, Staged] = {"text_missed_call": TEXT_MISSED_CALL}
 PERIODIC: dict[str, Periodic] = {"recap": recap, "reconcile": reconcile, "retention": retention}
->>>>>>> recap
 
 # A periodic job's lock: kept by who has it, also through a flush, and taken away by nobody else.
 _KEEP = """

@@ -6,11 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-<<<<<<< HEAD
-from ottoai import __version__, commands, commands_jobs, commands_privacy, dev, embedded, operate
-=======
-from ottoai import __version__, commands, commands_privacy, commands_settings, dev, embedded, operate
->>>>>>> recap
+from ottoai import __version__, commands, commands_jobs, commands_privacy, commands_settings, dev, embedded, operate
 from ottoai.config import Config
 from ottoai.domain import tenants
 from ottoai.domain.roles import Role

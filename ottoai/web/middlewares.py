@@ -107,6 +107,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
             raise
         if not response.prepared:
             response.headers.setdefault("Cache-Control", "private, no-cache")
+            response.headers.add("Vary", "Authorization")  # whoever else uses this browser has another token
         return response
 
 
