@@ -49,8 +49,8 @@ ROLES = ("ottoai_app", "ottoai_system")
 PREPARED = frozenset({
     "record_report", "rescue_to_follow", "advance_rescue", "text_to_send", "begin_text", "text_sent", "routed",
     "head", "heads", "noun_heads", })  # fmt: skip
-# Lists are prepared too as long as they are not filtered, with what was not given as null. The values of these decide
-# between no two plans.
+# Lists are prepared too, filters being null, as long as nothing else than this is given: its values decide between no
+# two plans.
 PAGED = frozenset({"tenant_id", "page_size", "after_at", "after_id"})
 LISTS = {
     "list_calls": PAGED,
@@ -309,9 +309,7 @@ def _shape(name: str, parameters: Mapping[str, Any]) -> tuple[str, frozenset[str
     if usual is None:
         return None
     given = frozenset(each for each, value in parameters.items() if value is not None)
-    if not given <= usual:
-        return None
-    return (f"{name}_on" if "after_id" in given else name), given
+    return (name, given) if given <= usual else None
 
 
 @functools.cache

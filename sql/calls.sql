@@ -263,7 +263,8 @@ where c.tenant_id = :tenant_id and c.id = :id;
 
 -- name: list_calls^
 -- A page of calls, newest first, with those filters that are given. As every list: `items`, JSON texts in order with
--- commas between them; `last_at` and `last_id`, the place of the last one; `more`, whether another follows.
+-- commas between them; `last_at` and `last_id`, the place of the last one; `more`, whether another follows. The first
+-- page comes after infinity, so that one plan serves all pages.
 -- `name` is a beginning: a range of bytes, up to the last character there is. Only leakproof operators may look at rows
 -- before row-level security has, and so be conditions of an index.
 with page as (
@@ -275,7 +276,7 @@ with page as (
     from calls as c
     where
         c.tenant_id = :tenant_id
-        and (:after_at::timestamptz is null or (c.started_at, c.id) < (:after_at::timestamptz, :after_id::uuid))
+        and (c.started_at, c.id) < (:after_at::timestamptz, :after_id::uuid)
         and (:status::text is null or c.status = :status)
         and (:direction::text is null or c.direction = :direction)
         and (:answered::boolean is null or c.answered = :answered)

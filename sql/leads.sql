@@ -23,7 +23,7 @@ with page as (
     from leads as l
     where
         l.tenant_id = :tenant_id
-        and (:after_at::timestamptz is null or (l.last_contact_at, l.id) < (:after_at::timestamptz, :after_id::uuid))
+        and (l.last_contact_at, l.id) < (:after_at::timestamptz, :after_id::uuid)
         and (:phone::text is null or l.phone = :phone)
         and (:name::text is null or l.name_key >= lower(:name::text))
         and (:name::text is null or l.name_key < lower(:name::text) || chr(1114111))

@@ -481,7 +481,7 @@ with page as (
     from messages as m
     where
         m.tenant_id = :tenant_id and m.lead_id = :lead_id::uuid
-        and (:after_at::timestamptz is null or (m.created_at, m.id) < (:after_at::timestamptz, :after_id::uuid))
+        and (m.created_at, m.id) < (:after_at::timestamptz, :after_id::uuid)
     order by m.created_at desc, m.id desc
     limit :page_size + 1
 )

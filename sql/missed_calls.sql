@@ -171,7 +171,7 @@ with page as (
     from missed_calls as m
     where
         m.tenant_id = :tenant_id
-        and (:after_at::timestamptz is null or (m.called_at, m.id) < (:after_at::timestamptz, :after_id::uuid))
+        and (m.called_at, m.id) < (:after_at::timestamptz, :after_id::uuid)
         and (:status::text is null or m.status = :status)
         and (:lead_id::uuid is null or m.lead_id = :lead_id::uuid)
         and (:since::timestamptz is null or m.called_at >= :since::timestamptz)

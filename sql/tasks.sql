@@ -19,7 +19,7 @@ with page as (
     from tasks as t
     where
         t.tenant_id = :tenant_id
-        and (:after_at::timestamptz is null or (t.created_at, t.id) < (:after_at::timestamptz, :after_id::uuid))
+        and (t.created_at, t.id) < (:after_at::timestamptz, :after_id::uuid)
         and (:status::text is null or t.status = :status)
         and (:assigned_to::text is null or t.assigned_to = :assigned_to)
         and (:kind::text is null or t.kind = :kind)

@@ -13,7 +13,7 @@ things as (
         from calls as c
         where
             c.tenant_id = :tenant_id and c.lead_id = :lead_id::uuid
-            and (:after_at::timestamptz is null or (c.started_at, c.id) < (:after_at::timestamptz, :after_id::uuid))
+            and (c.started_at, c.id) < (:after_at::timestamptz, :after_id::uuid)
         order by c.started_at desc, c.id desc
         limit :page_size + 1
     )
@@ -26,7 +26,7 @@ things as (
         from messages as m
         where
             m.tenant_id = :tenant_id and m.lead_id = :lead_id::uuid
-            and (:after_at::timestamptz is null or (m.created_at, m.id) < (:after_at::timestamptz, :after_id::uuid))
+            and (m.created_at, m.id) < (:after_at::timestamptz, :after_id::uuid)
         order by m.created_at desc, m.id desc
         limit :page_size + 1
     )
@@ -39,7 +39,7 @@ things as (
         from missed_calls as r
         where
             r.tenant_id = :tenant_id and r.lead_id = :lead_id::uuid
-            and (:after_at::timestamptz is null or (r.called_at, r.id) < (:after_at::timestamptz, :after_id::uuid))
+            and (r.called_at, r.id) < (:after_at::timestamptz, :after_id::uuid)
         order by r.called_at desc, r.id desc
         limit :page_size + 1
     )
@@ -52,7 +52,7 @@ things as (
         from tasks as t
         where
             t.tenant_id = :tenant_id and t.lead_id = :lead_id::uuid
-            and (:after_at::timestamptz is null or (t.created_at, t.id) < (:after_at::timestamptz, :after_id::uuid))
+            and (t.created_at, t.id) < (:after_at::timestamptz, :after_id::uuid)
         order by t.created_at desc, t.id desc
         limit :page_size + 1
     )

@@ -25,6 +25,7 @@ PARAMETER: Final = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 API: Final = "/api/"
 # What every request under /api/ may meet.
 OF_API: Final = (errors.InvalidInput, errors.Unauthenticated, errors.RateLimited, errors.StoreUnavailable)
+OF_STATUS: Final = {401: ("WWW-Authenticate",), 412: ("ETag",), 429: ("Retry-After",), 503: ("Retry-After",)}
 FORM: Final = "application/x-www-form-urlencoded"
 PROBLEM: Final = problem.CONTENT_TYPE
 INTRODUCTION: Final = "Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names."
@@ -81,7 +82,7 @@ ANSWER_HEADERS: Final[dict[str, Json]] = {
     "ETag": {"description": "What `If-None-Match` takes, and for a single thing `If-Match`.", "required": True},
     "RateLimit": {"description": "How the limits stand (draft-ietf-httpapi-ratelimit-headers).", "required": True},
     "RateLimit-Policy": {"description": "The limits.", "required": True},
-    "Retry-After": {"description": "Seconds to wait.", "required": True},
+    "Retry-After": {"description": "Seconds to wait, where that is known."},
     "Idempotency-Replayed": {"description": "`true`: the answer to an earlier request with the same key."},
     "X-Webhook-Status": {"description": "What became of the delivery: `status` of Receipt.", "required": True},
     "WWW-Authenticate": {"description": "`Bearer`.", "required": True},
@@ -187,8 +188,7 @@ class _Problems:
         example = problem.Problem(
             problem.TYPES + kind.type, kind.title, kind.status, sentence(kind), "/api/calls", examples.TRACE
         )
-        headers = ["X-Request-Id"]
-        headers += ["Retry-After"] if self.status in {429, 503} else ["WWW-Authenticate"] if self.status == 401 else []
+        headers = ["X-Request-Id", *OF_STATUS.get(self.status, ())]
         types = list(dict.fromkeys(problem.TYPES + each.type for each in self.kinds))
         return {
             "description": " ".join(f"`{each.type}`: {sentence(each)}" for each in self.kinds),
@@ -227,7 +227,7 @@ class _Described:
         made: Json = {
             "operationId": self.id,
             "tags": [operation.tag],
-            "summary": re.split(r"(?<=[.])\s|: ", self.text, maxsplit=1)[0].rstrip("."),
+            "summary": re.split(r"(?<=[.])\s|[:;] ", self.text, maxsplit=1)[0].rstrip("."),
             "description": f"{self.text} {_filters(operation.query)}".rstrip(),
         }
         if parameters := [*_query_parameters(operation.query), *_header_parameters(operation.headers)]:

@@ -34,8 +34,10 @@ HEADERS: Final = {
 }
 
 
-async def connect(request: web.Request) -> web.StreamResponse:
-    """Stream the events of `channel` (one or several), from `Last-Event-ID` or `since` on, until the token expires."""
+async def stream_events(request: web.Request) -> web.StreamResponse:
+    """Events as they happen, as server-sent events: those of `channel` (one or several), from `Last-Event-ID` or
+    `since` on, until the token expires.
+    """
     app, principal = request.app, request[keys.PRINCIPAL]
     if request.method != "GET":
         raise web.HTTPMethodNotAllowed(request.method, ["GET"])

@@ -98,7 +98,7 @@ async def setting_problems(config: Any) -> list[str]:
 
 
 async def _leads(database: Any, tenant: str, way: str) -> list[str]:
-    page = {"page_size": 10, "after_at": None, "after_id": None, "phone": None, "name": None}
+    page = {"page_size": 10, "after_at": "infinity", "after_id": "f" * 32, "phone": None, "name": None}
     try:
         if way == "one":
             return _ids(await queries().leads.list_leads(database.one(tenant), **page))

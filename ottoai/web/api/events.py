@@ -54,9 +54,9 @@ class Events(msgspec.Struct, frozen=True):
     recovered: bool | None
 
 
-async def poll(request: web.Request) -> web.Response:
-    """At most `limit` durable events of `channel` (one or several) after `since`, waiting up to `wait` seconds for the
-    first; without `since` at once where the log stands.
+async def poll_events(request: web.Request) -> web.Response:
+    """Events of the log, by long poll: at most `limit` durable ones of `channel` (one or several) after `since`,
+    waiting up to `wait` seconds for the first; without `since` at once where the log stands.
     """
     app, principal = request.app, request[keys.PRINCIPAL]
     asked = inputs.query(request, EventQuery)

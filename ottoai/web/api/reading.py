@@ -13,6 +13,7 @@ from ottoai.errors import NotFound
 from ottoai.web import inputs, keys
 from ottoai.web.inputs import PageQuery
 
+START: Final = ("infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff")  # before the first row: lists go backwards
 NOTHING: Final = "There is nothing here by that id."
 
 Item = TypeVar("Item")
@@ -55,7 +56,7 @@ async def listing(request: web.Request, name: Name, query: One, asked: PageQuery
         return web.Response(status=304, headers={"ETag": f'W/"{tag}"'})
 
     async def read() -> bytes:
-        after_at, after_id = place or (None, None)
+        after_at, after_id = place or START
         row = await query(session(request), page_size=asked.limit, after_at=after_at, after_id=after_id, **filters)
         return _page(row, what)
 
