@@ -9,13 +9,15 @@ from datetime import UTC, datetime, timedelta
 import redis.asyncio
 
 from jobs.carriers import Carriers
+from jobs.leases import Leases
 from jobs.twilio_http import open_http
+from ottoai.background import running
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain.events import Appended
 from ottoai.domain.outbox import Leased
 from ottoai.metrics import Metrics
-from ottoai.queue import Queues, client
+from ottoai.queue import Queues, Waker, client, open_waker
 from ottoai.realtime.bus import Bus, open_bus
 from ottoai.redis_pool import open_redis
 
@@ -29,13 +31,15 @@ class Context:
     redis: redis.asyncio.Redis
     bus: Bus
     queues: Queues
+    waker: Waker
     carriers: Carriers
     metrics: Metrics
+    leases: Leases
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def deadline(self) -> float:
-        """Seconds that a job may run: it ends before its lease does, and so never beside its successor."""
+        """Seconds that a run of a periodic job may take; what is left then is for the next."""
         return self.config.worker_lease_seconds * 0.8
 
 
@@ -56,11 +60,13 @@ class Retry:
 @dataclass(frozen=True, slots=True)
 class Staged:
     """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again.
-    `bury` is what giving it up means, where that is more than closing the row: it does both.
+    `timeout`: seconds that an attempt may take. Its lease is renewed meanwhile, so this may be longer than a lease.
+    `bury`: what giving it up means, where that is more than closing the row: it does both.
     """
 
     handler: Callable[[Context, Leased], Awaitable[None]]
     retry: Retry
+    timeout: float = 30.0
     bury: Callable[[Context, Leased, str], Awaitable[Appended]] | None = None
 
 
@@ -77,8 +83,13 @@ async def open_context(config: Config, metrics: Metrics) -> AsyncIterator[Contex
         open_redis(config) as store,
         open_bus(store, listen=False) as bus,
         open_http() as http,
+        open_waker(config) as waker,
     ):
+        leases = Leases(db, config.worker_lease_seconds)
         try:
-            yield Context(config, db, store, bus, Queues(connection), Carriers(config, db, http), metrics)
+            async with running(leases.keep):
+                yield Context(
+                    config, db, store, bus, Queues(connection), waker, Carriers(config, db, http), metrics, leases
+                )
         finally:
             connection.close()

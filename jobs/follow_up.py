@@ -2,14 +2,11 @@
 that it wants sent is a job of its own.
 """
 
-import asyncio
-from contextlib import suppress
-
 from jobs.context import Context, Retry, Staged
 from ottoai import trace
 from ottoai.domain import missed_calls
 from ottoai.domain.outbox import Leased
-from ottoai.errors import Conflict, StoreUnavailable
+from ottoai.errors import Conflict
 
 TRIES = 3  # a rescue that changes while it is decided about is decided about again
 
@@ -27,9 +24,7 @@ async def follow_up(context: Context, job: Leased) -> None:
     if advanced is None:
         return
     context.bus.publish(advanced.appended)
-    if advanced.jobs:
-        with suppress(StoreUnavailable):  # then beat enqueues it
-            await asyncio.to_thread(context.queues.enqueue, advanced.jobs)
+    context.waker.wake(advanced.jobs)
 
 
 # Only stores are needed, so a failure is a store's, and passes; a rescue that is given up is one that nobody follows.

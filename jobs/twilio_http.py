@@ -29,7 +29,7 @@ class Http(AsyncHttpClient):  # type: ignore[misc]  # the package carries no typ
         data: dict[str, object] | None = None,
         headers: dict[str, str] | None = None,
         auth: tuple[str, str] | None = None,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - the package's interface; callers have their own
+        timeout: float | None = None,  # noqa: ARG002 - the package's interface; callers have their own
         allow_redirects: bool = False,
     ) -> Response:
         """See AsyncHttpClient."""

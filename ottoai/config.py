@@ -391,8 +391,21 @@ class Config:
     worker_lease_seconds: int = setting(
         "WORKER_LEASE_SECONDS",
         _integer(2, 600),
-        "How long a worker may hold a job before another takes it over.",
+        "How long a worker may be silent before another takes its jobs over; it renews its hold meanwhile.",
         default=15,
+    )
+    worker_concurrency: int = setting(
+        "WORKER_CONCURRENCY",
+        _integer(1, 1000),
+        "Most jobs that a worker runs at a time; of not urgent ones three quarters as many, of `bulk` half as many.",
+        default=20,
+    )
+    worker_memory_mb: int = setting(
+        "WORKER_MEMORY_MB",
+        _integer(0, 1_000_000),
+        "Megabytes of resident memory past which a worker ends what it runs and exits 0, for its supervisor to start a "
+        "fresh one. 0: never.",
+        default=256,
     )
     event_retention_days: int = setting(
         "EVENT_RETENTION_DAYS", _integer(1, 3650), "Days that events can be replayed.", default=30

@@ -12,7 +12,7 @@
 -- (4 if there was one, else 3), so that it corrects what came before it and is corrected by what comes after it. What
 -- was reported since `as_of` is newer than the answer, which then changes nothing.
 -- A repeated delivery changes nothing and returns fresh = false.
--- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
+-- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue, tenant_id}: due now).
 select lock_call(:tenant_id, :provider, :external_id, :resource_id);
 with
 found as (

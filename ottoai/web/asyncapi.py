@@ -74,6 +74,7 @@ WHEN: Final = {
     "task.updated": "A task was assigned, completed, opened again or changed.",
     "identity.user.created": "Somebody was first heard to work at the tenant.",
     "identity.user.updated": "A user's name or role has changed, or the user was removed, or has come back.",
+    "analytics.daily_recap.ready": "It is 18:00 at the tenant: how its day was. Once a day, late rather than never.",
     "system.webhook.quarantined": "A genuine delivery could not be used; it is kept with its error.",
     "system.buffer_dropped": "Transient. The log no longer holds events that this connection should have got.",
     "worker.task.failed": "A job was given up after its last attempt.",
