@@ -94,7 +94,7 @@ async def stage(
             environ = {**os.environ, **settings, "PORT": str(port)}
             process = stack.enter_context(child(words, cores=api_cores() if pinned else every_core(), env=environ))
             started.append(Api(f"http://127.0.0.1:{port}", psutil.Process(process.pid)))
-            await _ready(started[-1].base)
+            await ready(started[-1].base)
         yield Stage(config, tuple(started))
 
 
@@ -115,7 +115,8 @@ async def heads(config: Config, count: int) -> dict[str, int]:
     return {events.tenant_channel(name): seq for name, (_, seq) in found.items()}
 
 
-async def _ready(base: str) -> None:
+async def ready(base: str) -> None:
+    """Wait until it is."""
     deadline = time.monotonic() + READY_WITHIN
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline:

@@ -48,16 +48,19 @@ insert into calls (
 select %(tenant)s, l.id, 'callrail', 'CAL' || n, case when n %% 500 = 3 then 'outbound' else 'inbound' end, 'completed',
     n %% 8 > 0, n %% 8 = 0, %(now)s - n * interval '1 minute', l.phone, l.name, '{}'
 from generate_series(1, %(calls)s) n
-join leads l on l.tenant_id = %(tenant)s and l.phone = '+1404' || 5550000 + case when n %% 5 = 1 then 1 else 1 + n %% 4000 end;
+join leads l
+    on l.tenant_id = %(tenant)s and l.phone = '+1404' || 5550000 + case when n %% 5 = 1 then 1 else 1 + n %% 4000 end;
 insert into missed_calls (tenant_id, call_id, lead_id, status, called_at)
-select tenant_id, id, lead_id, case when row_number() over () %% 100 = 0 then 'escalated' else 'recovered' end, started_at
+select tenant_id, id, lead_id, case when row_number() over () %% 100 = 0 then 'escalated' else 'recovered' end,
+    started_at
 from calls where tenant_id = %(tenant)s and missed;
 insert into messages (tenant_id, lead_id, direction, status, sender, body, created_at)
 select tenant_id, lead_id, 'inbound', 'received', 'twilio', 'text ' || external_id, started_at
 from calls where tenant_id = %(tenant)s;
 insert into tasks (tenant_id, lead_id, kind, subject_id, title, status, assigned_to, created_at)
 select tenant_id, lead_id, case when row_number() over () %% 200 = 0 then 'rare' else 'usual' end, id, 'Call back',
-    case when row_number() over () %% 50 = 0 then 'open' else 'done' end, 'user-' || (row_number() over () %% 300), started_at
+    case when row_number() over () %% 50 = 0 then 'open' else 'done' end, 'user-' || (row_number() over () %% 300),
+    started_at
 from calls where tenant_id = %(tenant)s;
 """  # fmt: skip
 
