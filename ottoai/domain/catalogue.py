@@ -119,6 +119,42 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
 
 
+class DailyRecap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tenant's day: what happened from `since` to before `until`, its 18:00 of two dates in its `timezone`, as far as
+    it was known when the recap was made. Calls are those that began then, each in one of five: answered, missed with or
+    without a voicemail, outbound, unfinished (not known to have ended, or how). `rescues_opened` counts the rescues of
+    calls of the day, the other figures of rescues what came to pass during the day, whenever the call was.
+    `recovery_rate`: of the rescues that ended during the day (recovered, opted out, expired) the part that recovered;
+    null when none ended. Response times: from a missed call to its first text, or to the call or text by which staff
+    took over, whichever was sooner, of those responded to during the day; null when there were none. `open_tasks`: when
+    the recap was made.
+    """
+
+    day: date
+    since: datetime
+    until: datetime
+    timezone: str
+    calls_total: int
+    calls_answered: int
+    calls_missed: int
+    calls_voicemail: int
+    calls_outbound: int
+    calls_unfinished: int
+    new_leads: int
+    rescues_opened: int
+    rescues_texted: int
+    rescues_recovered: int
+    rescues_escalated: int
+    rescues_opted_out: int
+    rescues_expired: int
+    recovery_rate: float | None
+    response_median_seconds: float | None
+    response_p90_seconds: float | None
+    texts_sent: int
+    texts_received: int
+    open_tasks: int
+
+
 class Quarantined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A delivery that could not be used; `id` finds it among the idempotency keys."""
 
@@ -155,6 +191,7 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "lead.created": Lead,
     "lead.updated": Lead,
     "missed_call.queued": MissedCall,
+    "missed_call.updated": MissedCall,
     "missed_call.texted": MissedCall,
     "missed_call.expired": MissedCall,
     "missed_call.recovered": MissedCall,
@@ -164,6 +201,7 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "task.updated": Task,
     "identity.user.created": User,
     "identity.user.updated": User,
+    "analytics.daily_recap.ready": DailyRecap,
     "system.webhook.quarantined": Quarantined,
     "system.buffer_dropped": Dropped,
     "worker.task.failed": FailedTask,

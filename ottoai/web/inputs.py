@@ -18,19 +18,27 @@ from ottoai.errors import InvalidInput
 PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 200
 MAX_DIGITS: Final = 10  # of a number
+MAX_PHONE: Final = 40  # characters; more than any way to write one takes
 MAX_CURSOR: Final = 200  # characters; ours have about 100
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]  # without its zone a time would be somebody's guess
 Prefix = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+Phone = Annotated[str, msgspec.Meta(max_length=MAX_PHONE, extra_json_schema={"format": "phone"})]
 
-_Query = TypeVar("_Query", bound="PageQuery")
+_Query = TypeVar("_Query", bound=msgspec.Struct)
 
 
 class PageQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What every list can be asked: how many items, and from where on. Subclasses add the filters."""
 
-    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_SIZE)] = PAGE_SIZE
-    cursor: Annotated[str, msgspec.Meta(max_length=MAX_CURSOR)] | msgspec.UnsetType = msgspec.UNSET
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_SIZE, description="Most items on the page.")] = PAGE_SIZE
+    cursor: (
+        Annotated[
+            str,
+            msgspec.Meta(max_length=MAX_CURSOR, description="The `next_cursor` of the page before, of the same list."),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class Place(NamedTuple):
@@ -51,15 +59,18 @@ def is_uuid(text: str) -> bool:
 def query(request: web.Request, kind: type[_Query]) -> _Query:
     """The query parameters of the request. Raises InvalidInput, naming the one that is wrong, unknown or repeated."""
     given = request.query
-    values = dict(given)
-    if len(values) < len(given):
-        twice = next(name for name in values if len(given.getall(name)) > 1)
-        raise InvalidInput(f"{twice}: was given more than once")
+    values: dict[str, Any] = dict(given)
+    literals = _literals(kind)
+    for name in values:
+        if literals.get(name) is list:  # as often as there are things to name
+            values[name] = given.getall(name)
+        elif len(given.getall(name)) > 1:
+            raise InvalidInput(f"{name}: was given more than once")
     if not values.keys() <= set(kind.__struct_fields__):
         unknown = min(values.keys() - set(kind.__struct_fields__))
         raise InvalidInput(f"{unknown}: is no parameter here; there are {', '.join(kind.__struct_fields__)}")
     # Not strict=False, which would also take 1e1 for a number, 123 for a time and null for nothing.
-    for name, literal in _literals(kind).items():
+    for name, literal in literals.items():
         if name in values:
             values[name] = literal(values[name])
     try:
@@ -76,15 +87,18 @@ def named(error: msgspec.ValidationError) -> str:
 
 
 @functools.cache
-def _literals(kind: type[PageQuery]) -> Mapping[str, Callable[[str], Any]]:
+def _literals(kind: type[msgspec.Struct]) -> Mapping[str, Callable[[Any], Any]]:
     """The parameters that are no text, with what makes of a text what it stands for."""
-    found: dict[str, Callable[[str], Any]] = {}
+    found: dict[str, Callable[[Any], Any]] = {}
     for field in msgspec.structs.fields(kind):
-        match msgspec.inspect.type_info(field.type):
+        told = msgspec.inspect.type_info(field.type)
+        match told.type if isinstance(told, msgspec.inspect.Metadata) else told:
             case msgspec.inspect.IntType():
                 found[field.name] = _number
             case msgspec.inspect.BoolType():
                 found[field.name] = _boolean
+            case msgspec.inspect.ListType():
+                found[field.name] = list
     return found
 
 
@@ -102,14 +116,6 @@ def phone(text: str) -> str:
     if number is None:
         raise InvalidInput("phone: is no phone number such as +12125550123")
     return number
-
-
-def page_size(request: web.Request) -> int:
-    """`limit` of the query. Raises InvalidInput."""
-    given = request.query.get("limit", str(PAGE_SIZE))
-    if len(given) > 3 or not given.isdecimal() or not 1 <= int(given) <= MAX_PAGE_SIZE:
-        raise InvalidInput(f"limit: must be a whole number from 1 to {MAX_PAGE_SIZE}")
-    return int(given)
 
 
 def place(cursor: str | msgspec.UnsetType, of: bytes) -> Place | None:
@@ -140,7 +146,22 @@ def _mark(of: bytes) -> str:
 def filters(asked: PageQuery) -> Mapping[str, Any]:
     """What is asked besides the place and the size of the page; None for a filter that was not given."""
     return {
-        name: None if value is msgspec.UNSET else str(value) if isinstance(value, UUID) else value
+        name: _stored(value)
         for name, value in msgspec.structs.asdict(asked).items()
         if name not in PageQuery.__struct_fields__
     }
+
+
+def _stored(value: object) -> object:
+    """A filter's value as the database compares it."""
+    match value:
+        case msgspec.UNSET:
+            return None
+        case UUID():
+            return str(value)
+        case datetime():
+            try:
+                return value.astimezone(UTC)  # PostgreSQL knows no offsets of more than 16 hours
+            except OverflowError:  # at either end of time, where the hours do not matter
+                return value.replace(tzinfo=UTC)
+    return value

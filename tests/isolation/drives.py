@@ -98,6 +98,33 @@ def things(noun: str) -> Drive:
     return drive
 
 
+def changes(noun: str, body: dict[str, Any]) -> Drive:
+    """A change of /api/NOUN/{id}, or below it, that would be made if the id were A's, with B's ids in every spelling;
+    and of A's own, naming B wherever a tenant or a thing could be named.
+    """
+    own, foreign = A.uuid(THING_IDS[noun]), B.uuid(THING_IDS[noun])
+    headers = {"Content-Type": "application/json", "If-Match": "*"}
+
+    def drive(path: str) -> Iterable[Ask]:
+        for wanted in (foreign, foreign.upper(), f"{own},{foreign}", f"{foreign}%00", MISSING, B.lead, B.uuid(3), "x"):
+            yield Ask(path.replace("{id}", wanted), msgspec.json.encode(body), headers)
+            keyed = {**headers, "If-Match": '"1"', "Idempotency-Key": f"{B.word}-request-key"}
+            yield Ask(path.replace("{id}", wanted), msgspec.json.encode(body), keyed)
+        for named in ({"tenant_id": B.id}, {"id": foreign}, {"lead_id": B.lead}, {"author": B.user}):
+            yield Ask(path.replace("{id}", own), msgspec.json.encode(body | named), headers)
+        yield Ask(path.replace("{id}", own) + f"?id={foreign}&tenant_id={B.id}", msgspec.json.encode(body), headers)
+
+    return drive
+
+
+def settings(path: str) -> Iterable[Ask]:
+    """The settings, as a member and naming B's."""
+    headers = {"Content-Type": "application/json", "If-Match": "*"}
+    for body in ({"name": "Robin's"}, {"id": B.id}, {"tenant_id": B.id, "name": "Mine"}, {}):
+        for query in ("", f"?tenant_id={B.id}", f"?id={B.id}"):
+            yield Ask(path + query, msgspec.json.encode(body), headers)
+
+
 def channels(path: str) -> Iterable[Ask]:
     """A route that takes channels: B's, alone, beside an own one, and written in odd ways. Refused ones only: what
     an own one brings while B is at work is watched in test_live.py.
@@ -200,6 +227,8 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
         Ask(path, b"all=1", FORM),
     ],
     ("GET", "/docs/problems/{type}"): public(),
+    ("GET", "/docs"): public(),
+    ("GET", "/openapi.json"): public(),
     ("GET", "/asyncapi.json"): public(),
     ("GET", "/static/{name}"): lambda _: [Ask("/static/otto.js"), Ask(f"/static/{B.word}.js")],
     ("GET", "/api/events"): channels,
@@ -208,6 +237,10 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
     ("GET", "/api/calls/{id}"): things("call"),
     ("GET", "/api/leads"): listing,
     ("GET", "/api/leads/{id}"): things("lead"),
+    ("PATCH", "/api/leads/{id}"): changes("lead", {"name": "taken over"}),
+    ("POST", "/api/leads/{id}/messages"): changes("lead", {"body": "taken over"}),
+    ("PATCH", "/api/tasks/{id}"): changes("task", {"status": "done", "assigned_to": "me"}),
+    ("PATCH", "/api/settings"): settings,
     ("GET", "/api/leads/{id}/messages"): of_a_lead,
     ("GET", "/api/leads/{id}/timeline"): of_a_lead,
     ("GET", "/api/tasks"): listing,

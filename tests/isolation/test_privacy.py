@@ -260,8 +260,8 @@ async def test_a_text_that_waits_is_not_sent(demo, run, config, db, database_url
 def put(config: Config, url: str) -> bool:
     """What beat does: enqueue what is open; whether all is done."""
     with closing(client(config)) as connection:
-        ids = execute(url, "select id::text, queue from outbox where state = 'open'")
-        Queues(connection).enqueue(Due(str(one), str(queue)) for one, queue in ids)
+        ids = execute(url, "select id::text, queue, tenant_id from outbox where state = 'open'")
+        Queues(connection).enqueue(Due(str(one), str(queue), str(tenant)) for one, queue, tenant in ids)
     return not ids
 
 

@@ -13,7 +13,7 @@ from jobs.context import Retry
 from jobs.outage import LONGEST_WAIT, Outage
 from jobs.run import JOBS, PERIODIC, described
 from jobs.schedule import ENTRIES, Entry
-from jobs.text_missed_call import TEXT_MISSED_CALL
+from jobs.send_text import SEND_TEXT
 from ottoai.errors import InvalidInput
 from ottoai.queue import QUEUES
 
@@ -26,9 +26,9 @@ def test_backoff_doubles_up_to_its_limit_and_is_spread():
 
 
 def test_a_carriers_hiccup_is_outlasted_while_a_caller_still_waits():
-    retry = TEXT_MISSED_CALL.retry
+    retry = SEND_TEXT.retry
     longest = sum(min(retry.longest, retry.first * 2**n) for n in range(retry.attempts - 1))
-    assert 120 <= longest <= 300
+    assert 240 <= longest <= 480
 
 
 def test_of_an_error_the_outbox_keeps_no_data_of_a_tenant():
@@ -51,6 +51,14 @@ def test_calls_are_compared_every_five_minutes_and_a_tenant_is_due_each_time():
     times = [moment := entry.next(moment) for _ in range(14)]
     assert {later - sooner for sooner, later in pairwise(times)} == {timedelta(minutes=5)}
     assert timedelta(minutes=5) > reconcile.INTERVAL
+
+
+def test_recaps_are_looked_for_every_minute():
+    (entry,) = (entry for entry in ENTRIES if entry.name == "recap")
+    moment = datetime(2026, 7, 1, 23, 58, 30, tzinfo=UTC)
+    times = [moment := entry.next(moment) for _ in range(4)]
+    assert times[0] == datetime(2026, 7, 1, 23, 59, tzinfo=UTC)
+    assert {later - sooner for sooner, later in pairwise(times)} == {timedelta(minutes=1)}
 
 
 def test_entries_are_in_utc_wherever_the_machine_is(monkeypatch):

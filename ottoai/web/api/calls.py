@@ -10,7 +10,7 @@ from msgspec.structs import force_setattr
 from ottoai.db import queries
 from ottoai.web import inputs
 from ottoai.web.api import reading
-from ottoai.web.inputs import Moment, PageQuery, Prefix
+from ottoai.web.inputs import Moment, PageQuery, Phone, Prefix
 
 
 class CallQuery(PageQuery, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -23,7 +23,7 @@ class CallQuery(PageQuery, frozen=True, kw_only=True, omit_defaults=True, forbid
     answered: bool | UnsetType = UNSET
     missed: bool | UnsetType = UNSET
     lead_id: UUID | UnsetType = UNSET
-    phone: str | UnsetType = UNSET
+    phone: Phone | UnsetType = UNSET
     name: Prefix | UnsetType = UNSET
     since: Moment | UnsetType = UNSET
     until: Moment | UnsetType = UNSET
