@@ -10,7 +10,7 @@ from jobs.run import perform
 from ottoai import samples
 from ottoai.domain import outbox, texts
 from ottoai.webhooks import twilio_errors
-from tests.carrier import serving_twilio
+from tests.carrier import Twilio, serving_twilio
 from tests.conftest import execute, make_config, of_tenant
 from tests.helpers import until
 from tests.stories import PHONE, telling
@@ -21,7 +21,7 @@ MESSAGE = "select status, error_code, provider_id is not null from messages wher
 
 @pytest.fixture
 async def twilio():
-    async with serving_twilio() as server:
+    async with serving_twilio(Twilio()) as server:
         yield server
 
 
