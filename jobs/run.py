@@ -17,10 +17,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from jobs.context import Context, Periodic, Retry, Staged
+from jobs.follow_up import FOLLOW_UP
 from jobs.leases import LeaseLostError
 from jobs.reconcile import reconcile
 from jobs.retention import retention
-from jobs.text_missed_call import TEXT_MISSED_CALL
+from jobs.send_text import SEND_TEXT
 from ottoai import trace
 from ottoai.background import running
 from ottoai.domain import outbox
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Status = Literal["success", "failure", "retry", "stopped"]
 
-JOBS: dict[str, Staged] = {"text_missed_call": TEXT_MISSED_CALL}
+JOBS: dict[str, Staged] = {"follow_up": FOLLOW_UP, "send_text": SEND_TEXT}
 PERIODIC: dict[str, Periodic] = {"reconcile": reconcile, "retention": retention}
 
 # A periodic job's lock: kept by who has it, also through a flush, and taken away by nobody else.
@@ -126,7 +127,11 @@ async def _failed(context: Context, job: Leased, retry: Retry, error: Exception)
 async def _give_up(context: Context, job: Leased, reason: str, error: Exception | None = None) -> Status:
     log.error("Job failed for good", extra={"task": job.job, "attempt": job.attempts, "reason": reason}, exc_info=error)
     try:
-        context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
+        declared = JOBS.get(job.job)
+        if declared and declared.bury:
+            context.bus.publish(await declared.bury(context, job, reason))
+        else:
+            context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
     except StoreUnavailable as away:
         log.warning("Job not buried; it falls due when its lease ends", extra={"error": repr(away)})
     return "failure"

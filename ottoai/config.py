@@ -256,6 +256,12 @@ class Config:
         "Where CallRail's API is asked for calls that no webhook told of; tokens are sent there.",
         default="https://api.callrail.com",
     )
+    twilio_api_url: str = setting(
+        "TWILIO_API_URL",
+        _url("https", "http"),
+        "Where Twilio's API takes texts; auth tokens are sent there.",
+        default="https://api.twilio.com",
+    )
     host: str = setting("HOST", _text, "Address the API and the RQ dashboard listen on.", default="127.0.0.1")
     port: int = setting("PORT", _integer(1, 65535), "Port of the API.", default=8080)
     dashboard_port: int = setting("DASHBOARD_PORT", _integer(1, 65535), "Port of the RQ dashboard.", default=8081)

@@ -46,7 +46,9 @@ ROLES = ("ottoai_app", "ottoai_system")
 
 # Queries that are prepared once per connection. Their planning costs more than their running: record_report takes
 # 2.2 ms unprepared and 0.9 ms prepared. Others stay unprepared, because PostgreSQL plans those for the values at hand.
-PREPARED = frozenset({"record_report", "begin_text", "finish_text", "routed", "head", "heads"})
+PREPARED = frozenset({
+    "record_report", "rescue_to_follow", "advance_rescue", "text_to_send", "begin_text", "text_sent", "routed",
+    "head", "heads", })  # fmt: skip
 
 GONE = "The database does not answer; try again shortly."
 

@@ -23,7 +23,7 @@ from jobs.schedule import Schedule
 from ottoai import samples
 from ottoai.config import Config
 from ottoai.db import Database
-from ottoai.domain import calls, outbox
+from ottoai.domain import calls, missed_calls, outbox
 from ottoai.metrics import Metrics
 from ottoai.queue import QUEUES, Queues, client
 from ottoai.tally import Reporter
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 
 async def miss_a_call(db: Database, number: int = 100) -> outbox.Due:
-    """A missed call, as a delivery records it; the job that is to text back."""
+    """A missed call, as a delivery records it, and its rescue followed up once; the job that is to text back."""
     now = datetime.now(UTC)
     phone = samples.daytime_phone(now, number)
     facts = calls.Facts(direction="inbound", answered=False, started_at=now, customer_phone=phone)
@@ -45,7 +45,11 @@ async def miss_a_call(db: Database, number: int = 100) -> outbox.Due:
             trace_id="1" * 32, trace_context=f"00-{'1' * 32}-{'2' * 16}-01", **delivery,
         )  # fmt: skip
     (job,) = recorded.jobs
-    return job
+    (leased,) = await outbox.lease(db.system(), [job.id], 15)
+    advanced = await missed_calls.follow_up(db.one("demo"), leased, datetime.now(UTC), "1" * 32)
+    assert advanced
+    (text,) = advanced.jobs
+    return text
 
 
 def stage(database_url: str, job: str, *, queue: str = "default", tenant: str = "demo") -> outbox.Due:
@@ -77,14 +81,14 @@ class Gate:
 
 
 def effects(database_url: str) -> dict[str, Any]:
-    """What came of the jobs: texts that went out, events by name, outbox states."""
+    """What came of the jobs: texts that went out, events by name, states of the jobs that send them."""
     texts = of_tenant(database_url, "select count(*) from development_texts")[0][0]
     events = of_tenant(database_url, "select event, count(*) from events group by event")
     return {
         "texts": texts,
         "sent": dict(events).get("telephony.sms.sent", 0),
         "texted": dict(events).get("missed_call.texted", 0),
-        "outbox": [row[0] for row in execute(database_url, "select state from outbox order by created_at")],
+        "outbox": [row[0] for row in execute(database_url, "select state from outbox where job = 'send_text'")],
     }
 
 

@@ -137,6 +137,7 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "lead.created": Lead,
     "lead.updated": Lead,
     "missed_call.queued": MissedCall,
+    "missed_call.updated": MissedCall,
     "missed_call.texted": MissedCall,
     "missed_call.expired": MissedCall,
     "missed_call.recovered": MissedCall,

@@ -315,7 +315,8 @@ async def test_a_worker_that_stood_still_past_its_lease_writes_nothing_stale(con
             queues.enqueue([job])
             await eventually(lambda: blocked(url))
             stalled.send_signal(signal.SIGSTOP)
-        await eventually(lambda: execute(url, "select leased_until <= now() from outbox") == [(True,)])
+        over = "select leased_until <= now() from outbox where job = 'send_text'"
+        await eventually(lambda: execute(url, over) == [(True,)])
         with beat_of(short, db) as beat:
             async with serving(short, metrics):
                 await eventually(lambda: _ticked(beat, texted(url)), 10)
@@ -325,4 +326,4 @@ async def test_a_worker_that_stood_still_past_its_lease_writes_nothing_stale(con
         await asyncio.to_thread(stalled.communicate, timeout=10)
     assert execute(url, "select * from outbox") == before
     assert effects(url) == ONE_TEXT
-    assert counted(metrics, "worker_task_total", task="text_missed_call", status="stopped") == 1
+    assert counted(metrics, "worker_task_total", task="send_text", status="stopped") == 1

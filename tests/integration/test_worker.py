@@ -1,7 +1,6 @@
 """The worker, with real stores and where it matters as a real process: every job once, whatever dies."""
 
 import asyncio
-import dataclasses
 import os
 import signal
 from contextlib import closing
@@ -39,7 +38,7 @@ from tests.background import (
 )
 from tests.conftest import execute, make_config, of_tenant
 
-TASK = {"task": "text_missed_call", "queue": "urgent"}
+TASK = {"task": "send_text", "queue": "urgent"}
 
 
 async def fails(context: Context, job: Leased) -> None:
@@ -133,35 +132,6 @@ async def test_a_text_goes_out_once_wherever_its_worker_is_killed(
     assert effects(url) == ONE_TEXT
     assert counted(metrics, "worker_task_total", status="stopped", **TASK) == 1
     assert counted(metrics, "worker_task_total", status="success", **TASK) == 1
-
-
-class Carrier:
-    """Takes a text and then does not answer, the first time; refuses nothing that it is asked to send."""
-
-    name = "development"
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    async def send(self, text, tenant_id):
-        self.sent.append(text.id)
-        if len(self.sent) == 1:
-            raise TimeoutError("no answer")
-        return f"sms-{len(self.sent)}"
-
-    async def lookup(self, text, tenant_id):
-        return "sms-1" if text.id in self.sent else None
-
-
-async def test_a_text_of_unknown_fate_is_asked_for_and_not_sent_again(config, db, demo):
-    job = await miss_a_call(db)
-    async with context_of(config) as opened:
-        carrier = Carrier()
-        context = dataclasses.replace(opened, sender=carrier)
-        assert (await perform(context, job.id)).status == "retry"
-        assert (await perform(context, job.id)).status == "success"
-    assert len(carrier.sent) == 1
-    assert of_tenant(config.database_url, "select status, provider_id from messages") == [("sent", "sms-1")]
 
 
 async def _tick_until(beat, check):
@@ -289,7 +259,7 @@ async def test_sigterm_lets_the_job_at_hand_end_and_says_goodbye(config, db, dem
     async with open_redis(config) as client:
         (snapshot,) = await tally.read(client)
     assert (snapshot.kind, snapshot.state) == ("worker", "stopped")
-    assert 'worker_task_total{queue="urgent",status="success",task="text_missed_call"} 1' in snapshot.metrics_text
+    assert 'worker_task_total{queue="urgent",status="success",task="send_text"} 1' in snapshot.metrics_text
 
 
 async def test_a_worker_that_could_do_too_much_refuses(config, db, demo, monkeypatch):
