@@ -60,14 +60,14 @@ class Retry:
 @dataclass(frozen=True, slots=True)
 class Staged:
     """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again.
-    `bury` is what giving it up means, where that is more than closing the row: it does both. `timeout`: seconds that an
-    attempt may take; its lease is renewed meanwhile, so that this may be longer than a lease.
+    `timeout`: seconds that an attempt may take. Its lease is renewed meanwhile, so this may be longer than a lease.
+    `bury`: what giving it up means, where that is more than closing the row: it does both.
     """
 
     handler: Callable[[Context, Leased], Awaitable[None]]
     retry: Retry
-    bury: Callable[[Context, Leased, str], Awaitable[Appended]] | None = None
     timeout: float = 30.0
+    bury: Callable[[Context, Leased, str], Awaitable[Appended]] | None = None
 
 
 # A periodic job: returns whether there is more to do, which is then done in a run of its own, right after.

@@ -62,6 +62,7 @@ class Entry:
 ENTRIES = (
     Entry("retention", cron="17 * * * *"),  # off the full hour, at which everybody else's hourly jobs start
     Entry("reconcile", cron="3-59/5 * * * *"),  # likewise off the minutes at which the whole world asks CallRail
+    Entry("recap", cron="* * * * *"),  # it is 18:00 somewhere at every quarter of an hour, and a run finds who is late
 )
 
 

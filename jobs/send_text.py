@@ -119,4 +119,4 @@ async def bury(context: Context, job: Leased, reason: str) -> Appended:
     return await _given_up(context, job, "unknown" if unknown else "failed", error=reason, dead=True)
 
 
-SEND_TEXT = Staged(send_text, RETRY, bury)
+SEND_TEXT = Staged(send_text, RETRY, bury=bury)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from ottoai import __version__, commands, commands_jobs, commands_privacy, dev, embedded, operate
+from ottoai import __version__, commands, commands_jobs, commands_privacy, commands_settings, dev, embedded, operate
 from ottoai.config import Config
 from ottoai.domain import tenants
 from ottoai.domain.roles import Role
@@ -59,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
 def _tenant(command: argparse.ArgumentParser) -> None:
     sub = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     sub.add_parser("list", help="all tenants").set_defaults(do=commands.tenant_list)
+    show = sub.add_parser("show", help="a tenant's settings")
+    show.add_argument("id")
+    show.set_defaults(do=commands_settings.tenant_show)
     add = sub.add_parser("add", help="register a tenant; exits 1 if it is there")
     change = sub.add_parser("set", help="change a tenant")
     rotate = sub.add_parser("rotate-key", help="replace a secret; the previous one stays valid until `retire-key`")
@@ -66,7 +69,7 @@ def _tenant(command: argparse.ArgumentParser) -> None:
     rotated = rotate.add_mutually_exclusive_group(required=True)
     for name in tenants.SECRETS:
         rotated.add_argument("--" + name.replace("_", "-"), help=TENANT_HELP[name])
-    rotate.set_defaults(do=commands.tenant_set, name=None, timezone=None, hours=None)
+    rotate.set_defaults(do=commands.tenant_set)
     keys = sub.add_parser("keys", help="which secrets a tenant has, not what they are")
     keys.add_argument("id")
     keys.set_defaults(do=commands.tenant_keys)
@@ -87,8 +90,7 @@ def _tenant(command: argparse.ArgumentParser) -> None:
     for parsed in (add, change):
         parsed.add_argument("id", help="letters, digits, - and _; the `org` of its users' tokens")
         parsed.add_argument("--name", required=parsed is add)
-        parsed.add_argument("--timezone", help="IANA name (UTC)")
-        parsed.add_argument("--hours", help='opening hours: always, or "Mon-Fri 09:00-17:00" (that)')
+        commands_settings.arguments(parsed)
         for name in (*tenants.ROUTES, *tenants.SECRETS):
             parsed.add_argument("--" + name.replace("_", "-"), help=TENANT_HELP[name])
     add.set_defaults(do=commands.tenant_add)

@@ -16,7 +16,7 @@ import aiohttp
 import jwt
 import msgspec
 
-from ottoai import __version__, samples, server
+from ottoai import __version__, commands_settings, samples, server
 from ottoai import migrate as migrations
 from ottoai.client import Closed, Follower
 from ottoai.config import Config
@@ -94,7 +94,7 @@ def prepare(config: Config) -> None:
 
 def tenant_add(config: Config, args: Namespace) -> int:
     """Register a tenant, and take in what its provider sent before."""
-    given = _given(args)
+    given, settings = _given(args), commands_settings.chosen(args)
 
     async def add(db: Database) -> tuple[str, dict[str, int]]:
         try:
@@ -106,6 +106,7 @@ def tenant_add(config: Config, args: Namespace) -> int:
                 args.timezone or "UTC",
                 args.hours or hours.DEFAULT,
                 given,
+                settings,
             )
         except Conflict as error:
             if await tenants.exists(db.system(), args.id):
@@ -142,13 +143,12 @@ async def _replay(config: Config, tenant_id: str) -> dict[str, int]:
 
 def tenant_set(config: Config, args: Namespace) -> int:
     """Change a tenant."""
-    columns = {"name": args.name, "timezone": args.timezone, "hours": args.hours}
-    given = _given(args)
-    if not given and not any(columns.values()):
+    given, settings = _given(args), commands_settings.chosen(args)
+    if not given and not settings:
         raise InvalidInput("Nothing to change: name at least one setting (see --help).")
 
     async def change(db: Database) -> dict[str, int]:
-        await tenants.change(db.system(), Vault(config.secret_keys), args.id, columns, given)
+        await tenants.change(db.system(), Vault(config.secret_keys), args.id, settings, given)
         return await _replay(config, args.id)
 
     replayed = _with_database(config, change)

@@ -109,6 +109,16 @@ def _words(raw: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in raw.split(",") if word.strip())
 
 
+def _origins(raw: str) -> tuple[str, ...]:
+    """Origins as browsers send them, since they are compared letter by letter."""
+    words = _words(raw)
+    for word in words:
+        scheme, separator, host = word.partition("://")
+        if not scheme or not separator or urlsplit(word).netloc != host or word != word.lower() or "*" in host:
+            raise ValueError("must be origins such as https://app.example.com: scheme, host and port, in small letters")
+    return words
+
+
 def _networks(raw: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(word, strict=False) for word in _words(raw))
 
@@ -286,8 +296,9 @@ class Config:
     )
     allowed_origins: tuple[str, ...] = setting(
         "ALLOWED_ORIGINS",
-        _words,
-        "Origins whose pages may open the WebSocket. Unset: pages of the API's own origin only.",
+        _origins,
+        "Origins, such as `https://app.example.com`, whose pages may open the WebSocket and call the API (CORS). "
+        "Unset: pages of the API's own origin only.",
         default=(),
     )
     trusted_proxies: tuple[Network, ...] = setting(
@@ -306,6 +317,12 @@ class Config:
     log_level: str = setting("LOG_LEVEL", _level, "DEBUG, INFO, WARNING or ERROR.", default="INFO")
     db_pool_size: int = setting(
         "DB_POOL_SIZE", _integer(1, 100), "Most connections a process opens for tenants' queries.", default=10
+    )
+    cache_seconds: int = setting(
+        "CACHE_SECONDS",
+        _integer(0, 3600),
+        "How long pages of lists are kept in Redis. They are never out of date; 0 reads all from PostgreSQL.",
+        default=60,
     )
     ws_connections_per_user: int = setting(
         "WS_CONNECTIONS_PER_USER",

@@ -86,12 +86,13 @@ saved_lead as (
     from merged as m left join known as k on true
     where m.customer_phone is not null
     on conflict (tenant_id, phone) do update set
-        name = coalesce(excluded.name, l.name),
+        name = coalesce(case when l.named_by is null then excluded.name end, l.name), -- staff knows better
         source = coalesce(l.source, excluded.source),
         last_contact_at = greatest(l.last_contact_at, excluded.last_contact_at),
         version = l.version + ( -- counts what is shown
             (
-                coalesce(excluded.name, l.name), coalesce(l.source, excluded.source),
+                coalesce(case when l.named_by is null then excluded.name end, l.name),
+                coalesce(l.source, excluded.source),
                 greatest(l.last_contact_at, excluded.last_contact_at)
             ) is distinct from (l.name, l.source, l.last_contact_at)
         )::integer
@@ -252,19 +253,47 @@ select
         ) as e
     ) as events;
 
--- name: get_call$
--- One call as clients see it, as JSON text; null when the tenant has no such call.
-select call_json(c)::text from calls as c where c.tenant_id = :tenant_id and c.id = :id;
-
--- name: list_calls
--- A page of calls as JSON text, newest first; the cursor is the last row's (started_at, id).
+-- name: get_call^
+-- One call as clients see it: `item` as JSON text, and its `version`. Nothing when the tenant has no such one.
 select
     call_json(c)::text as item,
-    c.started_at as at,
-    c.id
+    c.version
 from calls as c
-where
-    c.tenant_id = :tenant_id
-    and (:after_at::timestamptz is null or (c.started_at, c.id) < (:after_at, :after_id::uuid))
-order by c.started_at desc, c.id desc
-limit :page_size;
+where c.tenant_id = :tenant_id and c.id = :id;
+
+-- name: list_calls^
+-- A page of calls, newest first, with those filters that are given. As every list: `items`, JSON texts in order with
+-- commas between them; `last_at` and `last_id`, the place of the last one; `more`, whether another follows. The first
+-- page comes after infinity, so that one plan serves all pages.
+-- `name` is a beginning: a range of bytes, up to the last character there is. Only leakproof operators may look at rows
+-- before row-level security has, and so be conditions of an index.
+with page as (
+    select
+        call_json(c)::text as item,
+        c.started_at as at,
+        c.id,
+        row_number() over (order by c.started_at desc, c.id desc) as n
+    from calls as c
+    where
+        c.tenant_id = :tenant_id
+        and (c.started_at, c.id) < (:after_at::timestamptz, :after_id::uuid)
+        and (:status::text is null or c.status = :status)
+        and (:direction::text is null or c.direction = :direction)
+        and (:answered::boolean is null or c.answered = :answered)
+        and (:missed::boolean is null or c.missed = :missed)
+        and (:lead_id::uuid is null or c.lead_id = :lead_id::uuid)
+        and (:phone::text is null or c.customer_phone = :phone)
+        and (:name::text is null or c.name_key >= lower(:name::text))
+        and (:name::text is null or c.name_key < lower(:name::text) || chr(1114111))
+        and (:since::timestamptz is null or c.started_at >= :since::timestamptz)
+        and (:until::timestamptz is null or c.started_at < :until::timestamptz)
+    order by c.started_at desc, c.id desc
+    limit :page_size + 1
+)
+
+select
+    string_agg(item, ',' order by n) filter (where n <= :page_size) as items,
+    max(at) filter (where n = :page_size) as last_at,
+    max(id::text) filter (where n = :page_size) as last_id,
+    coalesce(max(n) > :page_size, false) as more
+from page;

@@ -42,11 +42,13 @@ saved_lead as (
     insert into leads as l (tenant_id, phone, name, last_contact_at)
     select :tenant_id, phone, name, at from told
     on conflict (tenant_id, phone) do update set
-        name = coalesce(excluded.name, l.name),
+        name = coalesce(case when l.named_by is null then excluded.name end, l.name), -- staff knows better
         last_contact_at = greatest(l.last_contact_at, excluded.last_contact_at),
         version = l.version + (
-            (coalesce(excluded.name, l.name), greatest(l.last_contact_at, excluded.last_contact_at))
-            is distinct from (l.name, l.last_contact_at)
+            (
+                coalesce(case when l.named_by is null then excluded.name end, l.name),
+                greatest(l.last_contact_at, excluded.last_contact_at)
+            ) is distinct from (l.name, l.last_contact_at)
         )::integer
     returning l.id, lead_json(l) as shape, l.xmax = 0 as created
 ),
@@ -467,3 +469,27 @@ on conflict do nothing;
 -- name: find_development_text$
 -- Whether this message was noted.
 select true from development_texts where tenant_id = :tenant_id and message_id = :message_id;
+
+-- name: list_messages^
+-- A page of a lead's texts, newest first; see list_calls. `known`: whether there is such a lead.
+with page as (
+    select
+        message_json(m)::text as item,
+        m.created_at as at,
+        m.id,
+        row_number() over (order by m.created_at desc, m.id desc) as n
+    from messages as m
+    where
+        m.tenant_id = :tenant_id and m.lead_id = :lead_id::uuid
+        and (m.created_at, m.id) < (:after_at::timestamptz, :after_id::uuid)
+    order by m.created_at desc, m.id desc
+    limit :page_size + 1
+)
+
+select
+    exists(select from leads where tenant_id = :tenant_id and id = :lead_id::uuid) as known,
+    string_agg(item, ',' order by n) filter (where n <= :page_size) as items,
+    max(at) filter (where n = :page_size) as last_at,
+    max(id::text) filter (where n = :page_size) as last_id,
+    coalesce(max(n) > :page_size, false) as more
+from page;

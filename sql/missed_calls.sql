@@ -152,19 +152,37 @@ select
         ) as e
     ) as events;
 
--- name: get_missed_call$
--- One missed call as clients see it, as JSON text; null when the tenant has no such one.
-select missed_call_json(m)::text from missed_calls as m where m.tenant_id = :tenant_id and m.id = :id;
-
--- name: list_missed_calls
--- A page of missed calls as JSON text, newest first; the cursor is the last row's (called_at, id).
+-- name: get_missed_call^
+-- One missed call as clients see it: `item` as JSON text, and its `version`. Nothing when the tenant has no such one.
 select
     missed_call_json(m)::text as item,
-    m.called_at as at,
-    m.id
+    m.version
 from missed_calls as m
-where
-    m.tenant_id = :tenant_id
-    and (:after_at::timestamptz is null or (m.called_at, m.id) < (:after_at, :after_id::uuid))
-order by m.called_at desc, m.id desc
-limit :page_size;
+where m.tenant_id = :tenant_id and m.id = :id;
+
+-- name: list_missed_calls^
+-- A page of missed calls, newest first; see list_calls.
+with page as (
+    select
+        missed_call_json(m)::text as item,
+        m.called_at as at,
+        m.id,
+        row_number() over (order by m.called_at desc, m.id desc) as n
+    from missed_calls as m
+    where
+        m.tenant_id = :tenant_id
+        and (m.called_at, m.id) < (:after_at::timestamptz, :after_id::uuid)
+        and (:status::text is null or m.status = :status)
+        and (:lead_id::uuid is null or m.lead_id = :lead_id::uuid)
+        and (:since::timestamptz is null or m.called_at >= :since::timestamptz)
+        and (:until::timestamptz is null or m.called_at < :until::timestamptz)
+    order by m.called_at desc, m.id desc
+    limit :page_size + 1
+)
+
+select
+    string_agg(item, ',' order by n) filter (where n <= :page_size) as items,
+    max(at) filter (where n = :page_size) as last_at,
+    max(id::text) filter (where n = :page_size) as last_id,
+    coalesce(max(n) > :page_size, false) as more
+from page;

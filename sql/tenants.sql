@@ -39,11 +39,24 @@ left join credentials as c on t.id = c.tenant_id and c.provider = :provider and 
 where t.id = :id;
 
 -- name: add!
--- Registers a tenant, its head, its routes ([{provider, kind, value}]) and its credentials ([{provider, name, secret}]).
+-- Registers a tenant with its settings ({column: value}), its head, its routes ([{provider, kind, value}]) and its
+-- credentials ([{provider, name, secret}]). A setting that is not told is what the table has for it.
 with
 tenant as (
-    insert into tenants (id, name, timezone, hours)
-    values (:id, :name, :timezone, :hours)
+    insert into tenants (
+        id, name, timezone, hours, holidays, texts_enabled, first_text, follow_up_text, sla_minutes
+    )
+    select
+        :id,
+        s.name,
+        s.timezone,
+        s.hours,
+        coalesce(s.holidays, '{}'),
+        coalesce(s.texts_enabled, true),
+        s.first_text,
+        s.follow_up_text,
+        coalesce(s.sla_minutes, 120)
+    from jsonb_populate_record(null::tenants, :settings::jsonb) as s
     returning id
 ),
 
@@ -88,13 +101,26 @@ route as (
 select id from tenant;
 
 -- name: change!
--- Changes a tenant. A route of a kind it had is replaced; a credential that changes stays valid as the previous one.
+-- Changes those settings of a tenant that are told ({column: value}). A route of a kind it had is replaced; a credential
+-- that changes stays valid as the previous one.
 with
 tenant as (
-    update tenants
-    set name = :name, timezone = :timezone, hours = :hours, version = version + 1
-    where id = :id
-    returning id
+    update tenants as t
+    set (name, timezone, hours, holidays, texts_enabled, first_text, follow_up_text, sla_minutes, version) = (
+        select
+            s.name,
+            s.timezone,
+            s.hours,
+            s.holidays,
+            s.texts_enabled,
+            s.first_text,
+            s.follow_up_text,
+            s.sla_minutes,
+            t.version + (s is distinct from t)::integer -- noqa: RF03
+        from jsonb_populate_record(t, :settings::jsonb) as s -- noqa: RF03
+    )
+    where t.id = :id
+    returning t.id
 ),
 
 credential as (
@@ -164,12 +190,17 @@ where
     and current = :current and previous is not distinct from :previous;
 
 -- name: every
--- All tenants, with how far their logs have come.
+-- All tenants, or the one with this id, with their settings and how far their logs have come.
 select
     t.id,
     t.name,
     t.timezone,
     t.hours,
+    t.holidays,
+    t.texts_enabled,
+    t.first_text,
+    t.follow_up_text,
+    t.sla_minutes,
     t.created_at,
     h.seq,
     (
@@ -179,6 +210,7 @@ select
     ) as routes
 from tenants as t
 inner join heads as h on t.id = h.tenant_id
+where :id::text is null or t.id = :id
 order by t.id;
 
 -- name: provider_access^

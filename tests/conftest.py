@@ -1,9 +1,11 @@
 """What the tests stand on: a real PostgreSQL and a real Redis, started once, and a fresh database for each test."""
 
+import asyncio
+import io
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import settings
 
 from ottoai import embedded, samples
+from ottoai.__main__ import main
 from ottoai.app import build_app
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
@@ -178,6 +181,25 @@ def make_token(config: Config) -> Callable[..., str]:
         return issue(config, org, user, role, timedelta(seconds=seconds))
 
     return make
+
+
+@pytest.fixture
+def command(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Awaitable[tuple[int, str]]]:
+    """Run a command of `python -m ottoai`; (exit code, all its output)."""
+
+    async def run(*words: str, typed: str = "", keys: str = SECRET_KEY) -> tuple[int, str]:
+        names = {"DATABASE_URL": config.database_url, "REDIS_URL": config.redis_url, "JWT_SECRET": config.jwt_secret,
+                 "SECRET_KEYS": keys, "ENVIRONMENT": "staging"}  # fmt: skip
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        code = await asyncio.to_thread(main, list(words))
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Every event there is, with the type of its data. Events named test.* carry what their sender liked."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -91,6 +91,24 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
 
 
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tenant decides about its rescues. `hours` are those of opening, in `timezone`, but for `holidays`.
+    `texts_enabled` false: staff is told of missed calls, callers are not texted. `first_text`, `follow_up_text`: null
+    for the words of the house. `sla_minutes`: of open time, after which a missed call that nobody answered escalates.
+    """
+
+    id: str
+    name: str
+    timezone: str
+    hours: str
+    holidays: list[date]
+    texts_enabled: bool
+    first_text: str | None
+    follow_up_text: str | None
+    sla_minutes: int
+    version: int
+
+
 class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Somebody who works at the tenant. `active` false: was removed, or is gone."""
 
@@ -99,6 +117,42 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["member", "manager", "service"]
     active: bool
     version: int
+
+
+class DailyRecap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tenant's day: what happened from `since` to before `until`, its 18:00 of two dates in its `timezone`, as far as
+    it was known when the recap was made. Calls are those that began then, each in one of five: answered, missed with or
+    without a voicemail, outbound, unfinished (not known to have ended, or how). `rescues_opened` counts the rescues of
+    calls of the day, the other figures of rescues what came to pass during the day, whenever the call was.
+    `recovery_rate`: of the rescues that ended during the day (recovered, opted out, expired) the part that recovered;
+    null when none ended. Response times: from a missed call to its first text, or to the call or text by which staff
+    took over, whichever was sooner, of those responded to during the day; null when there were none. `open_tasks`: when
+    the recap was made.
+    """
+
+    day: date
+    since: datetime
+    until: datetime
+    timezone: str
+    calls_total: int
+    calls_answered: int
+    calls_missed: int
+    calls_voicemail: int
+    calls_outbound: int
+    calls_unfinished: int
+    new_leads: int
+    rescues_opened: int
+    rescues_texted: int
+    rescues_recovered: int
+    rescues_escalated: int
+    rescues_opted_out: int
+    rescues_expired: int
+    recovery_rate: float | None
+    response_median_seconds: float | None
+    response_p90_seconds: float | None
+    texts_sent: int
+    texts_received: int
+    open_tasks: int
 
 
 class Quarantined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,6 +201,7 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "task.updated": Task,
     "identity.user.created": User,
     "identity.user.updated": User,
+    "analytics.daily_recap.ready": DailyRecap,
     "system.webhook.quarantined": Quarantined,
     "system.buffer_dropped": Dropped,
     "worker.task.failed": FailedTask,

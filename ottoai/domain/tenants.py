@@ -3,11 +3,13 @@
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from ottoai.db import Row, Session, queries
 from ottoai.domain import hours as opening
+from ottoai.domain.settings import check_settings
 from ottoai.errors import InvalidInput, NotFound
 from ottoai.vault import Vault
 
@@ -112,18 +114,25 @@ async def exists(system: Session, tenant_id: str) -> bool:
 
 
 async def add(
-    system: Session, vault: Vault, tenant_id: str, name: str, zone: str, hours: str, given: Mapping[str, str]
+    system: Session,
+    vault: Vault,
+    tenant_id: str,
+    name: str,
+    zone: str,
+    hours: str,
+    given: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
 ) -> str:
-    """Register a tenant with `given` of ROUTES and SECRETS; its hook path. Raises Conflict, InvalidInput."""
+    """Register a tenant with `given` of ROUTES and SECRETS, and `more` of its settings; its hook path. Raises Conflict,
+    InvalidInput.
+    """
     _check_id(tenant_id)
-    if not name:
-        raise InvalidInput("name: must not be empty")
-    opening.parse(hours, zone)
+    settings = check_settings({**(more or {}), "name": name, "timezone": zone, "hours": hours})
     hook = secrets.token_urlsafe(HOOK_BYTES)
     routes, credentials = _sorted_out(vault, given)
     routes.append({"provider": "callrail", "kind": "hook", "value": hook})
-    rows = {"routes": _json(routes), "credentials": _json(credentials)}
-    await queries().tenants.add(system, id=tenant_id, name=name, timezone=zone, hours=hours, **rows)
+    rows = {"settings": _json(settings), "routes": _json(routes), "credentials": _json(credentials)}
+    await queries().tenants.add(system, id=tenant_id, **rows)
     return hook
 
 
@@ -138,23 +147,22 @@ async def provision(system: Session, tenant_id: str, name: str, zone: str, stamp
 
 
 async def change(
-    system: Session, vault: Vault, tenant_id: str, columns: Mapping[str, str | None], given: Mapping[str, str]
+    system: Session, vault: Vault, tenant_id: str, settings: Mapping[str, Any], given: Mapping[str, str]
 ) -> None:
-    """Change what is named (name, timezone, hours; ROUTES, SECRETS); a secret that is replaced stays valid as the
-    previous one. Raises NotFound, Conflict, InvalidInput.
+    """Change what is named (settings.CHECKS; ROUTES, SECRETS); a secret that is replaced stays valid as the previous
+    one. Raises NotFound, Conflict, InvalidInput.
     """
-    row = await queries().tenants.by_id(system, id=tenant_id, provider="")
-    if row is None:
-        raise NotFound(f"There is no tenant {tenant_id}.")
-    merged = {key: columns.get(key) or row[key] for key in ("name", "timezone", "hours")}
-    opening.parse(str(merged["hours"]), str(merged["timezone"]))
+    checked = check_settings(settings)
     routes, credentials = _sorted_out(vault, given)
-    await queries().tenants.change(system, id=tenant_id, **merged, routes=_json(routes), credentials=_json(credentials))
+    if not await exists(system, tenant_id):
+        raise NotFound(f"There is no tenant {tenant_id}.")
+    rows = {"settings": _json(checked), "routes": _json(routes), "credentials": _json(credentials)}
+    await queries().tenants.change(system, id=tenant_id, **rows)
 
 
-async def every(system: Session) -> list[Row]:
-    """All tenants with where they stand, for `tenant list`."""
-    return [row async for row in queries().tenants.every(system)]
+async def every(system: Session, tenant_id: str | None = None) -> list[Row]:
+    """All tenants, or one, with their settings and where they stand."""
+    return [row async for row in queries().tenants.every(system, id=tenant_id)]
 
 
 async def secrets_of(system: Session, tenant_id: str) -> list[Row]:
@@ -204,5 +212,5 @@ def _sorted_out(vault: Vault, given: Mapping[str, str]) -> tuple[list[dict[str, 
     return routes, credentials
 
 
-def _json(rows: Sequence[Mapping[str, str]]) -> str:
-    return msgspec.json.encode(rows).decode()
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,35 +1,14 @@
 """Providers' secrets: encrypted at rest, rotated, retired, never shown."""
 
-import asyncio
-import io
-
 import pytest
 from cryptography.fernet import Fernet
 
-from ottoai.__main__ import main
 from ottoai.vault import SEALED, SecretUnreadable, Vault
 from ottoai.webhooks import receive
 from tests.conftest import SECRET_KEY, SIGNING_KEY, execute
 from tests.helpers import deliver, report
 
 OWN = SIGNING_KEY.format("demo")
-
-
-@pytest.fixture
-def command(config, monkeypatch, capsys):
-    """Run a command of `python -m ottoai`; (exit code, all its output)."""
-
-    async def run(*words: str, typed: str = "", keys: str = SECRET_KEY) -> tuple[int, str]:
-        names = {"DATABASE_URL": config.database_url, "REDIS_URL": config.redis_url, "JWT_SECRET": config.jwt_secret,
-                 "SECRET_KEYS": keys, "ENVIRONMENT": "staging"}  # fmt: skip
-        for name, value in names.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-        code = await asyncio.to_thread(main, list(words))
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return run
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pytest
 from jobs import send_text
 from jobs.run import perform
 from ottoai import samples
+from ottoai.domain import outbox, texts
 from ottoai.webhooks import twilio_errors
 from tests.carrier import serving_twilio
 from tests.conftest import execute, make_config, of_tenant
@@ -194,8 +195,6 @@ async def test_a_text_that_was_not_delivered_to_a_landline_sends_staff(story, tw
 
 async def test_a_worker_that_comes_back_to_a_text_of_another_attempt_changes_nothing(story, twilio, database_url):
     """Stopped before it began the text, it wakes up when the text has long been sent."""
-    from ottoai.domain import outbox, texts
-
     job_id = await miss(story)
     (stale,) = await outbox.lease(story.context.db.system(), [job_id], 0)
     assert await attempts(story, job_id) == ["success"]

@@ -315,8 +315,9 @@ async def test_a_worker_that_stood_still_past_its_lease_writes_nothing_stale(con
             queues.enqueue([job])
             await eventually(lambda: blocked(url))
             stalled.send_signal(signal.SIGSTOP)
-        over = "select leased_until <= now() from outbox where job = 'send_text'"
-        await eventually(lambda: execute(url, over) == [(True,)])
+        await eventually(
+            lambda: execute(url, "select leased_until <= now() from outbox where job = 'send_text'") == [(True,)]
+        )
         with beat_of(short, db) as beat:
             async with serving(short, metrics):
                 await eventually(lambda: _ticked(beat, texted(url)), 10)

@@ -53,6 +53,14 @@ def test_calls_are_compared_every_five_minutes_and_a_tenant_is_due_each_time():
     assert timedelta(minutes=5) > reconcile.INTERVAL
 
 
+def test_recaps_are_looked_for_every_minute():
+    (entry,) = (entry for entry in ENTRIES if entry.name == "recap")
+    moment = datetime(2026, 7, 1, 23, 58, 30, tzinfo=UTC)
+    times = [moment := entry.next(moment) for _ in range(4)]
+    assert times[0] == datetime(2026, 7, 1, 23, 59, tzinfo=UTC)
+    assert {later - sooner for sooner, later in pairwise(times)} == {timedelta(minutes=1)}
+
+
 def test_entries_are_in_utc_wherever_the_machine_is(monkeypatch):
     now = datetime(2026, 7, 1, 23, 30, tzinfo=UTC)
     assert Entry("a", cron="17 * * * *").next(now) == datetime(2026, 7, 2, 0, 17, tzinfo=UTC)
