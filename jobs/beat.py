@@ -20,7 +20,7 @@ from ottoai.db import Database, open_pool, refuse_privilege
 from ottoai.domain import outbox
 from ottoai.errors import ConfigError, StoreUnavailable
 from ottoai.metrics import Metrics
-from ottoai.queue import Queues, client
+from ottoai.queue import BULK, Queues, client
 from ottoai.tally import Reporter
 
 log = logging.getLogger(__name__)
@@ -77,12 +77,14 @@ class Beat:
         # Asked first: what cannot be enqueued must not be put off, and what still waits needs no second place.
         waiting = await asyncio.to_thread(self._queues.waiting)
         for _ in range(MOST_BATCHES):
-            due = await outbox.due(self._db.system())
+            # All of it may be over its tenants' shares. Each tenant's oldest come first, so a little room will do.
+            limit = min(outbox.BATCH, (await asyncio.to_thread(self._queues.rooms))[BULK])
+            due = await outbox.due(self._db.system(), limit) if limit else []
             missing = [job for job in due if job.id not in waiting]
             if missing:
                 await asyncio.to_thread(self._queues.enqueue, missing)
                 log.info("Due jobs enqueued", extra={"count": len(missing)})
-            if len(due) < outbox.BATCH:
+            if not limit or len(due) < limit:
                 return
 
     async def measure(self) -> None:

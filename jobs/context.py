@@ -4,16 +4,20 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import redis.asyncio
 
-from jobs.senders import DevelopmentSender, Sender
+from jobs.carriers import Carriers
+from jobs.leases import Leases
+from jobs.twilio_http import open_http
+from ottoai.background import running
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
+from ottoai.domain.events import Appended
 from ottoai.domain.outbox import Leased
 from ottoai.metrics import Metrics
-from ottoai.queue import Queues, client
+from ottoai.queue import Queues, Waker, client, open_waker
 from ottoai.realtime.bus import Bus, open_bus
 from ottoai.redis_pool import open_redis
 
@@ -27,12 +31,15 @@ class Context:
     redis: redis.asyncio.Redis
     bus: Bus
     queues: Queues
-    sender: Sender
+    waker: Waker
+    carriers: Carriers
     metrics: Metrics
+    leases: Leases
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def deadline(self) -> float:
-        """Seconds that a job may run: it ends before its lease does, and so never beside its successor."""
+        """Seconds that a run of a periodic job may take; what is left then is for the next."""
         return self.config.worker_lease_seconds * 0.8
 
 
@@ -52,10 +59,15 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again."""
+    """A job of the outbox. Its handler closes the outbox row in the transaction of its effect, and may be run again.
+    `timeout`: seconds that an attempt may take. Its lease is renewed meanwhile, so this may be longer than a lease.
+    `bury`: what giving it up means, where that is more than closing the row: it does both.
+    """
 
     handler: Callable[[Context, Leased], Awaitable[None]]
     retry: Retry
+    timeout: float = 30.0
+    bury: Callable[[Context, Leased, str], Awaitable[Appended]] | None = None
 
 
 # A periodic job: returns whether there is more to do, which is then done in a run of its own, right after.
@@ -70,8 +82,14 @@ async def open_context(config: Config, metrics: Metrics) -> AsyncIterator[Contex
         open_pool(config, metrics) as db,
         open_redis(config) as store,
         open_bus(store, listen=False) as bus,
+        open_http() as http,
+        open_waker(config) as waker,
     ):
+        leases = Leases(db, config.worker_lease_seconds)
         try:
-            yield Context(config, db, store, bus, Queues(connection), DevelopmentSender(db), metrics)
+            async with running(leases.keep):
+                yield Context(
+                    config, db, store, bus, Queues(connection), waker, Carriers(config, db, http), metrics, leases
+                )
         finally:
             connection.close()

@@ -20,8 +20,8 @@ BATCH = 500  # rows in one transaction: some 20 ms
 PAUSE = 0.02  # seconds between two batches, so that at most half of the disk's time is ours
 BUDGET = 0.6  # of a run's deadline; what is left then is for the next run, which follows at once
 JOBS_KEPT = timedelta(days=7)  # jobs done tell nothing that the log does not; a week is for finding out what happened
-
 HEARD_KEPT = timedelta(days=7)  # Clerk sends again for about 28 hours; what it tells later is newer
+REQUEST_KEYS_KEPT = timedelta(hours=24)  # clients are promised that; who has not asked again by then has given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,11 @@ TABLES = (
         "idempotency_keys",
         lambda db, before: queries().retention.retire_keys(db, before=before, limit=BATCH),
         lambda config: timedelta(days=config.idempotency_ttl_days),
+    ),
+    Table(
+        "request_keys",
+        lambda db, before: queries().retention.retire_request_keys(db, before=before, limit=BATCH),
+        lambda _: REQUEST_KEYS_KEPT,
     ),
     Table(
         "unclaimed_deliveries",

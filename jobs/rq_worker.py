@@ -1,178 +1,207 @@
-"""RQ's worker without a fork: takes jobs out of the queues, has them run, counts what became of them.
+"""RQ's worker without a fork: takes jobs out of the queues, as many at a time as may run, and has them run on the loop.
 
-RQ's bookkeeping is kept, so that its dashboard tells the truth; its forking, its signals and its way of quitting when
-Redis is away are not (docs/adr/0003-worker-without-fork.md). What a job does is the matter of `run`, which process this
-is part of that of `worker`.
+RQ's forking, its signals and its way of quitting when Redis is away are not kept
+(docs/adr/0003-worker-without-fork.md); its books are: see rq_books. How a job is run is the matter of `runner`, which
+process this is part of that of `worker`.
 """
 
 import logging
-import os
-import socket
-import threading
+import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 
+import psutil
 import redis
-import rq
-from rq.job import Job
-from rq.serializers import JSONSerializer
-from rq.suspension import is_suspended
-from rq.utils import now
-from rq.worker import SimpleWorker, WorkerStatus
+from rq.utils import as_text, now
+from rq.worker import WorkerStatus
 
 from jobs.outage import Outage
-from jobs.run import Outcome
-from ottoai.errors import StoreUnavailable
-from ottoai.metrics import Metrics
-from ottoai.queue import PERFORM, PERIODIC
+from jobs.rq_books import Books, Taken
+from jobs.runner import FUNCTIONS, Runner
 from ottoai.tally import Reporter
 
 log = logging.getLogger(__name__)
 
-POLL = 1  # seconds that one look into empty queues lasts: a stop is noticed after it
+POLL = 1  # seconds that one look into empty queues lasts while nothing runs: a stop is noticed after it
+PEEK = 0.05  # seconds between looks while something runs; a job that ends is noticed at once
 CHORES = 1.0  # seconds between heartbeats in RQ's books and looks at what maintenance is due
+GRACE = 25.0  # seconds that running jobs have to end when the worker stops; then they are given back
+LAST = 3.0  # and for giving them back: all within the 30 s after which supervisors kill
+
+# Takes ids from the queues, most urgent first, and from each no more than there is room for in the end.
+_TAKE = """
+local found = {}
+for k, key in ipairs(KEYS) do
+  local room = tonumber(ARGV[k]) - #found / 2
+  if room > 0 then
+    for _, id in ipairs(redis.call('lpop', key, room) or {}) do
+      found[#found + 1] = key
+      found[#found + 1] = id
+    end
+  end
+end
+return found
+"""
 
 
-class Worker(SimpleWorker):
-    """Serves in a thread of its own. `call` runs a function of ours by name and waits for what comes of it."""
+class Worker(Books):
+    """Serves in a thread of its own. `most`: how many jobs run at a time. `memory`: bytes past which it ends, 0: never.
+
+    A quarter of the places is kept from every queue but the first, another from all but the first two, and so on: what
+    is urgent does not wait for what is not.
+    """
 
     def __init__(
         self,
         queues: Sequence[str],
         connection: redis.Redis,
-        call: Callable[[str, str], Outcome | None],
-        metrics: Metrics,
+        runner: Runner,
         reporter: Reporter,
+        *,
+        most: int,
+        memory: int,
     ) -> None:
-        super().__init__(
-            list(queues),
-            name=reporter.name,
-            connection=connection,
-            serializer=JSONSerializer,
-            prepare_for_work=False,  # it would talk to Redis, which may be away
-            log_job_description=False,
-        )
-        self.hostname, self.pid = socket.gethostname(), os.getpid()
-        self.stopping = threading.Event()
-        self._call = call
-        self._metrics = metrics
+        super().__init__(queues, connection, reporter.name)
+        self.stopping = runner.stopping
+        self.runner = runner
         self._reporter = reporter
-        self._redis_outage = Outage("Redis")
-        self._database_outage = Outage("Database")
+        self._most = [max(1, most - most * place // 4) for place in range(len(queues))]
+        self._memory = memory
+        self._process = psutil.Process()
+        self._take_script = connection.register_script(_TAKE)
+        self._running: set[Taken] = set()
+        self._ended: queue.SimpleQueue[Taken] = queue.SimpleQueue()
+        self._unwritten: list[Taken] = []  # ended, and not yet out of RQ's books
+        self._outage = Outage("Redis")
+        self._suspended = False
         self._chores_at = 0.0
 
-    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        return connection  # RQ would raise its patience to 415 seconds
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs."""
+        return bool(self._running)
 
     def serve(self) -> None:
-        """Work until `stopping` is set. An absent Redis is waited for."""
+        """Work until `stopping` is set, and until what runs then has ended. An absent Redis is waited for."""
         while not self.stopping.is_set():
             try:
-                self._register()
-                self._redis_outage.over()
+                self.register(self._status)
+                self._outage.over()
                 while not self.stopping.is_set():
                     self.run_once()
             except (redis.RedisError, OSError) as error:
-                self.stopping.wait(self._redis_outage.lost(error))
+                self.stopping.wait(self._outage.lost(error))
             except Exception:  # the edge of the process: what RQ trips over must not end it
                 log.exception("Worker stumbled")
                 self.stopping.wait(POLL)
+        self._finish()
         with suppress(redis.RedisError, OSError):  # then its entry ends by itself
             self.register_death()  # type: ignore[no-untyped-call]
         self.connection.close()
 
     def run_once(self) -> None:
-        """Do at most one job; without one, return after POLL seconds."""
+        """Begin what there is room for, and close what ended. With nothing to do, wait a moment."""
         if time.monotonic() >= self._chores_at:
             self._chores()
-        if is_suspended(self.connection, self):
-            self.stopping.wait(POLL)
-            return
-        with suppress(rq.exceptions.DequeueTimeout):
-            found = self.queue_class.dequeue_any(
-                self.queues, POLL, connection=self.connection, job_class=self.job_class, serializer=self.serializer
-            )
-            if found:
-                self.execute_job(*found)
+        found = self._take()
+        if found:
+            self._begin(found)
+        self._settle(0 if found else PEEK)
 
-    def execute_job(self, job: Job, queue: rq.Queue) -> None:
-        """Run one job and count it. Whatever happens in there, the worker goes on."""
-        execution = self.prepare_execution(job)
-        if failure := _not_ours(job):
-            log.error("Job not understood", extra={"job_id": job.id, "reason": failure})
-        else:
-            self.prepare_job_execution(job, remove_from_intermediate_queue=len(self.queues) == 1)
-            self._reporter.update(state="busy", current_job=job.description)
-            failure = self._run(job)
-        job.ended_at = now()
-        if failure:
-            self.handle_job_failure(job, queue, exc_string=failure, execution=execution)
-            self.set_state(WorkerStatus.IDLE)
-        else:
-            self._close(job, execution)
-        self._reporter.update(state="idle", current_job=None)
+    @property
+    def _status(self) -> WorkerStatus:
+        return WorkerStatus.BUSY if self._running else WorkerStatus.IDLE
 
-    def _run(self, job: Job) -> str:
-        """Run the job to its end; return what RQ should keep as its failure, "" for none."""
-        waited = (now() - job.enqueued_at).total_seconds() if job.enqueued_at else 0.0
-        while True:
-            try:
-                outcome = self._call(str(job.func_name), *job.args)
-            except StoreUnavailable as error:
-                # Nothing else could be done either. Should we have to stop, the outbox brings the job back.
-                if self.stopping.wait(self._database_outage.lost(error)):
-                    return ""
-                continue
-            except Exception as error:  # the edge of the process: a fault in our own code ends this job only
-                log.exception("Job broke", extra={"job_id": job.id})
-                return type(error).__qualname__
-            self._database_outage.over()
-            if outcome:
-                self._count(outcome, max(0.0, waited if outcome.waited is None else outcome.waited))
-            return ""
+    def _take(self) -> list[tuple[str, str]]:
+        """(queue key, id) out of the queues, most urgent first."""
+        rooms = self._rooms()
+        if self._suspended or not any(rooms):
+            return []
+        if self._running:
+            flat = self._take_script(keys=self.queue_keys(), args=rooms)
+        else:  # then there is nothing to look after meanwhile
+            flat = self.connection.blpop(self.queue_keys(), POLL) or ()
+        words = [as_text(word) for word in flat]
+        return list(zip(words[::2], words[1::2], strict=True))
 
-    def _count(self, outcome: Outcome, waited: float) -> None:
-        labels = {"task": outcome.task, "queue": outcome.queue}
-        self._metrics.worker_task_total.inc(**labels, status=outcome.status)
-        self._metrics.worker_task_duration_seconds.observe(outcome.seconds, **labels)
-        self._metrics.worker_task_wait_seconds.observe(waited, queue=outcome.queue)
-        if outcome.abandoned:
-            self._metrics.worker_task_total.inc(**labels, status="stopped")
+    def _rooms(self) -> list[int]:
+        """How many more jobs of each queue may run."""
+        rooms: list[int] = []
+        taken = [each.queue.name for each in self._running]
+        for place, most in enumerate(self._most):
+            from_here = sum(taken.count(name) for name in self.queue_names()[place:])
+            rooms.append(max(0, min([most - from_here, *rooms])))
+        return rooms
 
-    def _close(self, job: Job, execution: "rq.executions.Execution") -> None:
-        """Take a job that ended out of RQ's books: in one round trip, where RQ's own way looks for dependents first."""
-        with self.connection.pipeline() as pipe:
-            self.increment_successful_job_count(pipe)
-            if job.started_at and job.ended_at:
-                self.increment_total_working_time(job.ended_at - job.started_at, pipe)
-            job.delete(pipeline=pipe, remove_from_queue=False)
-            self.cleanup_execution(job, pipeline=pipe, execution=execution)
-            self.set_state(WorkerStatus.IDLE, pipe)
-            pipe.execute()
+    def _begin(self, found: Sequence[tuple[str, str]]) -> None:
+        begun = [taken for taken in self.fetch(found) if self._start(taken)]
+        if begun:
+            self.enter(begun)
+            self._report()
 
-    def _register(self) -> None:
-        """Enter RQ's list of workers, also if an earlier self still stands there: its name is ours alone."""
-        self.connection.delete(self.key)
-        self.register_birth()  # type: ignore[no-untyped-call]
-        self.set_state(WorkerStatus.IDLE)
-        self._chores_at = 0.0
+    def _start(self, taken: Taken) -> bool:
+        """Have a job run, if it is one of ours."""
+        if not taken.failure and taken.function not in FUNCTIONS:
+            taken.failure = "unknown function"
+        if taken.failure:
+            log.error("Job not understood", extra={"job_id": taken.job.id, "reason": taken.failure})
+            self.fail(taken)
+            return False
+        since = taken.job.enqueued_at
+        waited = (now() - since).total_seconds() if since else 0.0
+
+        def ended(future: "Future[str]") -> None:  # on the loop's thread
+            taken.failure, taken.job.ended_at = future.result(), now()
+            self._ended.put(taken)
+
+        self._running.add(taken)
+        self.runner.start(taken.function, taken.argument, taken.queue.name, waited).add_done_callback(ended)
+        return True
+
+    def _settle(self, wait: float) -> None:
+        """Close what ended. While something runs, wait so many seconds for that."""
+        if wait and (self._running or self._suspended):
+            with suppress(queue.Empty):
+                self._unwritten.append(self._ended.get(timeout=wait))
+        while not self._ended.empty():
+            self._unwritten.append(self._ended.get())
+        if self._unwritten:
+            self._running.difference_update(self._unwritten)
+            self.close(self._unwritten, self._status)
+            self._unwritten.clear()
+            self._report()
+
+    def _report(self) -> None:
+        """Say what is being done: the job that runs for longest, and how many more."""
+        oldest = min(self._running, key=lambda each: each.job.started_at or now(), default=None)
+        more = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
+        current = f"{oldest.job.description}{more}" if oldest else None
+        self._reporter.update(state=self._status.value, current_job=current)
+
+    def _finish(self) -> None:
+        """Let what runs end; what does not is given back."""
+        self._wait_for_the_end(GRACE)
+        if self._running:
+            with suppress(TimeoutError):
+                self.runner.give_back().result(LAST)
+            self._wait_for_the_end(PEEK)
+
+    def _wait_for_the_end(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._running and time.monotonic() < until:
+            with suppress(redis.RedisError, OSError):
+                self._settle(PEEK)
 
     def _chores(self) -> None:
-        """What is due every second: be heard, notice that Redis has forgotten us, tidy up RQ's registries."""
-        with self.connection.pipeline(transaction=False) as pipe:
-            self.heartbeat(pipeline=pipe)
-            forgotten, *_ = pipe.execute()
+        """What is due every second: be heard, tidy up RQ's registries, stay small."""
+        forgotten, self._suspended = self.be_heard(self._running)
         if forgotten:
-            self._register()
+            self.register(self._status)
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        if self._memory and (size := self._process.memory_info().rss) > self._memory:
+            log.warning("Worker has grown too large; it ends, to be started afresh", extra={"megabytes": size >> 20})
+            self.stopping.set()
         self._chores_at = time.monotonic() + CHORES
-
-
-def _not_ours(job: Job) -> str:
-    """Why this job cannot be run: only our functions are, and nothing is ever unpickled. "" when it can."""
-    try:
-        return "" if job.func_name in (PERFORM, PERIODIC) else "unknown function"
-    except rq.exceptions.DeserializationError:
-        return "not in JSON"

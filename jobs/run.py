@@ -8,32 +8,42 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import msgspec
+from redis.exceptions import RedisError
 
 from jobs.context import Context, Periodic, Retry, Staged
+from jobs.follow_up import FOLLOW_UP
+from jobs.leases import LeaseLostError
 from jobs.recap import recap
 from jobs.reconcile import reconcile
 from jobs.retention import retention
-from jobs.text_missed_call import TEXT_MISSED_CALL
+from jobs.send_text import SEND_TEXT
 from ottoai import trace
+from ottoai.background import running
 from ottoai.domain import outbox
 from ottoai.domain.outbox import Leased
 from ottoai.errors import OttoError, StoreUnavailable
 from ottoai.log import bind
-from ottoai.queue import QUEUES
 
 log = logging.getLogger(__name__)
 
-Status = Literal["success", "failure", "retry"]
+Status = Literal["success", "failure", "retry", "stopped"]
 
-JOBS: dict[str, Staged] = {"text_missed_call": TEXT_MISSED_CALL}
+JOBS: dict[str, Staged] = {"follow_up": FOLLOW_UP, "send_text": SEND_TEXT}
 PERIODIC: dict[str, Periodic] = {"recap": recap, "reconcile": reconcile, "retention": retention}
 
-LOCK_MARGIN = 5.0  # a periodic job's lock outlives its deadline by so many seconds, and so never ends before the job
+# A periodic job's lock: kept by who has it, also through a flush, and taken away by nobody else.
+_KEEP = """
+if (redis.call('get', KEYS[1]) or ARGV[1]) ~= ARGV[1] then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -42,7 +52,6 @@ class Outcome(msgspec.Struct, frozen=True):
     """
 
     task: str
-    queue: str
     status: Status
     seconds: float
     waited: float | None = None
@@ -50,18 +59,19 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 async def perform(context: Context, job_id: str) -> Outcome | None:
-    """Run a staged job. None when there is nothing to do: it is done, or another worker's.
+    """Run a staged job. None when there is nothing to do: it is done, or another worker's, or became so meanwhile.
 
     Raises StoreUnavailable when the outbox cannot be asked; a failure of the job itself is an outcome, no exception.
     """
-    job = await outbox.lease(context.db.system(), job_id, context.config.worker_lease_seconds)
+    job = await context.leases.take(job_id)
     if job is None:
         return None
     started = time.perf_counter()
     with _traced(job.job, job.trace_context), bind(job_id=job.id, tenant_id=job.tenant_id):
         status = await _attempt(context, job)
-    seconds = time.perf_counter() - started
-    return Outcome(job.job, job.queue, status, seconds, job.waited_seconds, job.abandoned)
+    if status is None:
+        return None
+    return Outcome(job.job, status, time.perf_counter() - started, job.waited_seconds, job.abandoned)
 
 
 async def perform_periodic(context: Context, name: str) -> Outcome | None:
@@ -73,28 +83,30 @@ async def perform_periodic(context: Context, name: str) -> Outcome | None:
     status: Status = "success"
     with _traced(name, ""):
         try:
-            async with _alone(context, name) as alone:
+            async with asyncio.timeout(context.deadline) as limit, _alone(context, name, limit) as alone:
                 if not alone:
                     return None
-                async with asyncio.timeout(context.deadline):
-                    more = await PERIODIC[name](context)
+                more = await PERIODIC[name](context)
             if more:
                 await asyncio.to_thread(context.queues.enqueue_periodic, name)
         except Exception:  # the edge of a job: whatever is wrong with one, the worker goes on to the next
             log.exception("Periodic job failed", extra={"task": name})
             status = "failure"
-    return Outcome(name, QUEUES[-1], status, time.perf_counter() - started)
+    return Outcome(name, status, time.perf_counter() - started)
 
 
-async def _attempt(context: Context, job: Leased) -> Status:
+async def _attempt(context: Context, job: Leased) -> Status | None:
     declared = JOBS.get(job.job)
     if declared is None:
         return await _give_up(context, job, f"there is no job named {job.job}")
     if job.attempts > declared.retry.attempts:
         return await _give_up(context, job, "every attempt ended with its worker")
     try:
-        async with asyncio.timeout(context.deadline):
+        async with context.leases.held(job, declared.timeout):
             await declared.handler(context, job)
+    except LeaseLostError:  # whoever has it now counts it
+        log.warning("Job stopped: its lease is lost", extra={"task": job.job, "attempt": job.attempts})
+        return None
     except Exception as error:  # noqa: BLE001 - the edge of a job: the worker goes on to the next one
         return await _failed(context, job, declared.retry, error)
     return "success"
@@ -116,7 +128,11 @@ async def _failed(context: Context, job: Leased, retry: Retry, error: Exception)
 async def _give_up(context: Context, job: Leased, reason: str, error: Exception | None = None) -> Status:
     log.error("Job failed for good", extra={"task": job.job, "attempt": job.attempts, "reason": reason}, exc_info=error)
     try:
-        context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
+        declared = JOBS.get(job.job)
+        if declared and declared.bury:
+            context.bus.publish(await declared.bury(context, job, reason))
+        else:
+            context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
     except StoreUnavailable as away:
         log.warning("Job not buried; it falls due when its lease ends", extra={"error": repr(away)})
     return "failure"
@@ -142,12 +158,26 @@ def _traced(task: str, traceparent: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _alone(context: Context, name: str) -> AsyncIterator[bool]:
-    """Whether no other worker runs this periodic job now. A killed one's lock ends by itself."""
-    key = f"running:{name}"
-    alone = await context.redis.set(key, 1, nx=True, px=int((context.deadline + LOCK_MARGIN) * 1000))
+async def _alone(context: Context, name: str, limit: asyncio.Timeout) -> AsyncIterator[bool]:
+    """Whether no other worker runs this periodic job now; should one all the same, ours ends. The lock of a killed
+    worker ends by itself.
+    """
+    key, token = f"running:{name}", uuid4().hex
+    lasts = int(context.leases.seconds * 1000)
+    if not await context.redis.set(key, token, nx=True, px=lasts):
+        yield False
+        return
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(lasts / 3000)
+            with suppress(RedisError, OSError):  # asked again before it ends
+                if not await context.redis.eval(_KEEP, 1, key, token, lasts):
+                    limit.reschedule(asyncio.get_running_loop().time())
+                    return
+
     try:
-        yield bool(alone)
+        async with running(keep):
+            yield True
     finally:
-        if alone:
-            await context.redis.delete(key)
+        await context.redis.eval(_RELEASE, 1, key, token)

@@ -16,7 +16,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq_scheduler import Scheduler
 
-from ottoai.queue import PERIODIC, QUEUES, Queues, translated
+from ottoai.queue import DEFAULT, PERIODIC, Queues, translated
 
 DECLARE_EVERY = 30.0  # seconds between comparisons of every entry; that one is gone is noticed at each tick
 # How long the lock outlives a beat that was killed, and so how long a standby waits. Renewed at every tick, so that
@@ -79,7 +79,7 @@ class Schedule(Scheduler):  # type: ignore[misc]
     """
 
     def __init__(self, connection: redis.Redis, queues: Queues, entries: Sequence[Entry] = ENTRIES) -> None:
-        super().__init__(queue_name=QUEUES[-1], interval=1, connection=connection, job_class=JsonJob)
+        super().__init__(queue_name=DEFAULT, interval=1, connection=connection, job_class=JsonJob)
         self._queues = queues
         self._entries = {f"schedule-{entry.name}": entry for entry in entries}
         self._declare_at = 0.0

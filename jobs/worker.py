@@ -5,31 +5,27 @@ worker that takes them out of the queues (see rq_worker).
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from jobs.context import Context, open_context
 from jobs.outage import Outage
 from jobs.rq_worker import Worker
-from jobs.run import JOBS, PERIODIC, Outcome, perform, perform_periodic
+from jobs.run import JOBS, PERIODIC
+from jobs.runner import Runner
 from ottoai import __version__, queue
 from ottoai.config import Config
 from ottoai.db import Database, refuse_privilege
+from ottoai.domain.outbox import Due
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
-from ottoai.queue import QUEUES
+from ottoai.queue import DEFAULT, Queues
 from ottoai.tally import Reporter
 
 log = logging.getLogger(__name__)
 
 # Seconds without a reply after which Redis counts as away: longer than a look into empty queues, which is no silence.
 PATIENCE = 5.0
-
-FUNCTIONS: dict[str, Callable[[Context, str], Coroutine[Any, Any, Outcome | None]]] = {
-    queue.PERFORM: perform,
-    queue.PERIODIC: perform_periodic,
-}
 
 
 async def until_allowed(db: Database, stopping: asyncio.Event) -> None:
@@ -46,24 +42,30 @@ async def until_allowed(db: Database, stopping: asyncio.Event) -> None:
             return
 
 
-def make(context: Context, queues: Sequence[str], metrics: Metrics, reporter: Reporter) -> Worker:
+def make(context: Context, queues: Sequence[str], reporter: Reporter) -> Worker:
     """A worker whose jobs run on the running event loop; `serve` it in a thread."""
-    loop = asyncio.get_running_loop()
-
-    def call(function: str, argument: str) -> Outcome | None:
-        return asyncio.run_coroutine_threadsafe(FUNCTIONS[function](context, argument), loop).result()
-
-    return Worker(queues, queue.client(context.config, patience=PATIENCE), call, metrics, reporter)
+    config = context.config
+    return Worker(
+        queues,
+        queue.client(config, patience=PATIENCE),
+        Runner(context),
+        reporter,
+        most=config.worker_concurrency,
+        memory=config.worker_memory_mb << 20,
+    )
 
 
 async def serve(config: Config, queues: Sequence[str], metrics: Metrics) -> None:
-    """Be a worker process until SIGTERM or SIGINT; the job at hand is finished first."""
+    """Be a worker process until SIGTERM or SIGINT, or until it has grown too large.
+
+    What it runs then has rq_worker.GRACE seconds to end; the rest is given back, for another worker to begin at once.
+    """
     stopping = asyncio.Event()
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # it tells of every routine
-    _zero(metrics)
+    _zero(metrics, queues)
     async with open_context(config, metrics) as context:
         with Reporter(config.redis_url, "worker", version=__version__, figures=metrics.render) as reporter:
-            worker = make(context, queues, metrics, reporter)
+            worker = make(context, queues, reporter)
 
             def stop() -> None:
                 stopping.set()
@@ -74,13 +76,22 @@ async def serve(config: Config, queues: Sequence[str], metrics: Metrics) -> None
             reporter.update(state="starting", queues=list(queues))
             await until_allowed(context.db, stopping)
             reporter.update(state="idle")
-            log.info("Worker started", extra={"queues": list(queues)})
+            log.info("Worker started", extra={"queues": list(queues), "concurrency": config.worker_concurrency})
             await asyncio.to_thread(worker.serve)
+            await hand_over(context.queues, worker.runner.left)
             log.info("Worker stopped")
 
 
-def _zero(metrics: Metrics) -> None:
+async def hand_over(queues: Queues, left: Sequence[Due]) -> None:
+    """Enqueue what was given back."""
+    with suppress(StoreUnavailable):  # then beat does
+        await asyncio.to_thread(queues.enqueue, left)
+
+
+def _zero(metrics: Metrics, queues: Sequence[str]) -> None:
     """Let every series exist before its first job: a counter that is born at 1 never seems to have grown."""
-    for name, queues in {**dict.fromkeys(JOBS, QUEUES), **dict.fromkeys(PERIODIC, QUEUES[-1:])}.items():
+    for name in JOBS:
         for each in queues:
             metrics.worker_task_total.zero(task=name, queue=each)
+    for name in PERIODIC:
+        metrics.worker_task_total.zero(task=name, queue=DEFAULT)

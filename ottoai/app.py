@@ -13,6 +13,7 @@ from jinja2 import PackageLoader
 
 from ottoai import __version__, queue, tally
 from ottoai.background import running
+from ottoai.cache import open_cache
 from ottoai.config import Config
 from ottoai.db import Database, open_pool, refuse_privilege
 from ottoai.errors import ConfigError, StoreUnavailable
@@ -25,7 +26,7 @@ from ottoai.realtime.hub import open_hub
 from ottoai.realtime.quotas import open_quotas
 from ottoai.redis_pool import open_redis
 from ottoai.vault import Vault
-from ottoai.web import keys, throttle
+from ottoai.web import cors, keys, throttle
 from ottoai.web.auth import Revoked, Tokens
 from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
@@ -46,7 +47,8 @@ RETRY_PRIVILEGE = 1.0  # seconds until an absent database is asked again who we 
 def build_app(config: Config, pace: Pace = PACE) -> web.Application:
     """The whole API process as one application. `pace` is that of fetching tokens' keys."""
     app = web.Application(
-        middlewares=[observe, throttle.slow_down, authenticate, throttle.limit], client_max_size=MAX_BODY
+        middlewares=[observe, cors.preflight, throttle.slow_down, authenticate, throttle.limit],
+        client_max_size=MAX_BODY,
     )
     app[keys.CONFIG] = config
     app[keys.METRICS] = Metrics(__version__, "api")
@@ -58,6 +60,7 @@ def build_app(config: Config, pace: Pace = PACE) -> web.Application:
     aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
     app.cleanup_ctx.append(partial(resources, pace=pace))
     app.on_response_prepare.append(sign)
+    app.on_response_prepare.append(cors.expose)
     app.on_shutdown.append(drain)
     add_routes(app)
     return app
@@ -73,13 +76,16 @@ async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
         token_keys = await stack.enter_async_context(open_keys(config, metrics, pace))
         app[keys.TOKENS] = Tokens(config, app[keys.REVOKED], token_keys)
         bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
-        waker = await stack.enter_async_context(open_waker(config))
+        waker = app[keys.WAKER] = await stack.enter_async_context(open_waker(config))
         hub = app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
         app[keys.QUOTAS] = await stack.enter_async_context(open_quotas(config, client))
         vault = Vault(config.secret_keys)
         ingest = app[keys.INGEST] = Ingest(config, db, bus, waker, vault, Directory(db.system(), vault))
         app[keys.SPOOL] = await stack.enter_async_context(
             open_spool(config.spool_dir, config.spool_max_mb, metrics, partial(from_spool, ingest))
+        )
+        app[keys.CACHE] = await stack.enter_async_context(
+            open_cache(client, db.system(), metrics, config.cache_seconds)
         )
         app[keys.LIMITER] = await stack.enter_async_context(open_limiter(client))
         app[keys.HEALTH] = Health(db, client, metrics)

@@ -109,6 +109,16 @@ def _words(raw: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in raw.split(",") if word.strip())
 
 
+def _origins(raw: str) -> tuple[str, ...]:
+    """Origins as browsers send them, since they are compared letter by letter."""
+    words = _words(raw)
+    for word in words:
+        scheme, separator, host = word.partition("://")
+        if not scheme or not separator or urlsplit(word).netloc != host or word != word.lower() or "*" in host:
+            raise ValueError("must be origins such as https://app.example.com: scheme, host and port, in small letters")
+    return words
+
+
 def _networks(raw: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(word, strict=False) for word in _words(raw))
 
@@ -256,6 +266,12 @@ class Config:
         "Where CallRail's API is asked for calls that no webhook told of; tokens are sent there.",
         default="https://api.callrail.com",
     )
+    twilio_api_url: str = setting(
+        "TWILIO_API_URL",
+        _url("https", "http"),
+        "Where Twilio's API takes texts; auth tokens are sent there.",
+        default="https://api.twilio.com",
+    )
     host: str = setting("HOST", _text, "Address the API and the RQ dashboard listen on.", default="127.0.0.1")
     port: int = setting("PORT", _integer(1, 65535), "Port of the API.", default=8080)
     dashboard_port: int = setting("DASHBOARD_PORT", _integer(1, 65535), "Port of the RQ dashboard.", default=8081)
@@ -280,8 +296,9 @@ class Config:
     )
     allowed_origins: tuple[str, ...] = setting(
         "ALLOWED_ORIGINS",
-        _words,
-        "Origins whose pages may open the WebSocket. Unset: pages of the API's own origin only.",
+        _origins,
+        "Origins, such as `https://app.example.com`, whose pages may open the WebSocket and call the API (CORS). "
+        "Unset: pages of the API's own origin only.",
         default=(),
     )
     trusted_proxies: tuple[Network, ...] = setting(
@@ -300,6 +317,12 @@ class Config:
     log_level: str = setting("LOG_LEVEL", _level, "DEBUG, INFO, WARNING or ERROR.", default="INFO")
     db_pool_size: int = setting(
         "DB_POOL_SIZE", _integer(1, 100), "Most connections a process opens for tenants' queries.", default=10
+    )
+    cache_seconds: int = setting(
+        "CACHE_SECONDS",
+        _integer(0, 3600),
+        "How long pages of lists are kept in Redis. They are never out of date; 0 reads all from PostgreSQL.",
+        default=60,
     )
     ws_connections_per_user: int = setting(
         "WS_CONNECTIONS_PER_USER",
@@ -368,8 +391,21 @@ class Config:
     worker_lease_seconds: int = setting(
         "WORKER_LEASE_SECONDS",
         _integer(2, 600),
-        "How long a worker may hold a job before another takes it over.",
+        "How long a worker may be silent before another takes its jobs over; it renews its hold meanwhile.",
         default=15,
+    )
+    worker_concurrency: int = setting(
+        "WORKER_CONCURRENCY",
+        _integer(1, 1000),
+        "Most jobs that a worker runs at a time; of not urgent ones three quarters as many, of `bulk` half as many.",
+        default=20,
+    )
+    worker_memory_mb: int = setting(
+        "WORKER_MEMORY_MB",
+        _integer(0, 1_000_000),
+        "Megabytes of resident memory past which a worker ends what it runs and exits 0, for its supervisor to start a "
+        "fresh one. 0: never.",
+        default=256,
     )
     event_retention_days: int = setting(
         "EVENT_RETENTION_DAYS", _integer(1, 3650), "Days that events can be replayed.", default=30

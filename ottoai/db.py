@@ -46,7 +46,20 @@ ROLES = ("ottoai_app", "ottoai_system")
 
 # Queries that are prepared once per connection. Their planning costs more than their running: record_report takes
 # 2.2 ms unprepared and 0.9 ms prepared. Others stay unprepared, because PostgreSQL plans those for the values at hand.
-PREPARED = frozenset({"record_report", "lease", "begin_text", "finish_text", "routed", "head", "heads"})
+PREPARED = frozenset({
+    "record_report", "rescue_to_follow", "advance_rescue", "text_to_send", "begin_text", "text_sent", "routed",
+    "head", "heads", "noun_heads", })  # fmt: skip
+# Lists are prepared too, filters being null, as long as nothing else than this is given: its values decide between no
+# two plans.
+PAGED = frozenset({"tenant_id", "page_size", "after_at", "after_id"})
+LISTS = {
+    "list_calls": PAGED,
+    "list_leads": PAGED,
+    "list_messages": PAGED | {"lead_id"},
+    "list_missed_calls": PAGED,
+    "list_tasks": PAGED,
+    "list_timeline": PAGED | {"lead_id"},
+}
 
 GONE = "The database does not answer; try again shortly."
 
@@ -172,9 +185,11 @@ class Pool:
         except (psycopg2.Error, OSError, RuntimeError) as error:
             raise StoreUnavailable(GONE) from error
 
-    def prepared(self, connection: aiopg.Connection, name: str, sql: str) -> str:
-        """The query as an EXECUTE, with a PREPARE in front the first time: both go in one round trip."""
-        before, statement, parameters = _preparable(sql)
+    def prepared(self, connection: aiopg.Connection, name: str, sql: str, given: frozenset[str] | None) -> str:
+        """The query as an EXECUTE, with a PREPARE in front the first time: both go in one round trip. What is not
+        `given` is null for good.
+        """
+        before, statement, parameters = _preparable(sql, given)
         values = ", ".join(f"%({parameter})s" for parameter in parameters)
         prepare = "" if name in self._prepared.get(connection, ()) else f"prepare {name} as {statement};\n"
         return f"{before}{prepare}execute {name}({values})"
@@ -286,20 +301,32 @@ async def refuse_privilege(database: Database) -> None:
             raise ConfigError([f"DATABASE_URL leads to role {who['name']}, which is more than {pool.role} may be"])
 
 
+def _shape(name: str, parameters: Mapping[str, Any]) -> tuple[str, frozenset[str] | None] | None:
+    """Under which name a query is prepared and which parameters it then has (None: all); None when it is not."""
+    if name in PREPARED:
+        return name, None
+    usual = LISTS.get(name)
+    if usual is None:
+        return None
+    given = frozenset(each for each, value in parameters.items() if value is not None)
+    return (name, given) if given <= usual else None
+
+
 @functools.cache
-def _preparable(sql: str) -> tuple[str, str, tuple[str, ...]]:
+def _preparable(sql: str, given: frozenset[str] | None) -> tuple[str, str, tuple[str, ...]]:
     """(the statements before the last one, the last one with $n for its parameters, their names in that order)."""
     before, _, last = sql.strip().rstrip(";").rpartition(";\n")
-    names = list(dict.fromkeys(PARAMETER.findall(last)))
-    numbered = PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}", last)
+    names = [each for each in dict.fromkeys(PARAMETER.findall(last)) if given is None or each in given]
+    numbered = PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}" if match[1] in names else "null", last)
     return before + ";\n" if before else "", numbered, tuple(names)
 
 
 async def _execute(
     pool: Pool, connection: aiopg.Connection, name: str, sql: str, parameters: Mapping[str, Any], *, before: str = ""
 ) -> Sequence[Row]:
-    if name in PREPARED:
-        sql = pool.prepared(connection, name, sql)
+    shape = _shape(name, parameters)
+    if shape:
+        sql = pool.prepared(connection, shape[0], sql, shape[1])
     started = time.perf_counter()
     task = asyncio.current_task()
     cancelling = task.cancelling() if task else 0
@@ -307,8 +334,8 @@ async def _execute(
         async with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
             await cursor.execute(before + sql, parameters)
             rows: Sequence[Row] = await cursor.fetchall() if cursor.description else []
-        if name in PREPARED:
-            pool.remember(connection, name)
+        if shape:
+            pool.remember(connection, shape[0])
         return rows
     except asyncio.CancelledError:
         # aiopg reports the server's statement timeout as a cancellation. Nobody cancelled this task? Then it was that.

@@ -73,6 +73,44 @@ class Conflict(OttoError):
     status, type, title = 409, "conflict", "Conflict"
 
 
+class OptedOut(Conflict):
+    """This number asked for no more texts."""
+
+    type, title = "opted-out", "Opted out"
+
+
+class PreconditionRequired(OttoError):
+    """A change has to say which version it changes: read the item, and send its ETag as `If-Match`."""
+
+    status, type, title = 428, "precondition-required", "Precondition required"
+
+
+class PreconditionFailed(OttoError):
+    """The item has changed since it was read: read it again, and send its new ETag as `If-Match`."""
+
+    status, type, title = 412, "precondition-failed", "Precondition failed"
+
+    def __init__(self, detail: str | None = None, *, version: int | None = None) -> None:
+        self.version = version  # as it is now
+        super().__init__(detail)
+
+
+class UnsupportedMedia(OttoError):
+    """The body is of a kind that is not read here: send JSON, with its Content-Type."""
+
+    status, type, title = 415, "unsupported-media-type", "Unsupported media type"
+
+    def __init__(self, detail: str | None = None, *, accepted: str = "application/json") -> None:
+        self.accepted = accepted
+        super().__init__(detail)
+
+
+class Unprocessable(OttoError):
+    """The request is understood and cannot be carried out as it is."""
+
+    status, type, title = 422, "unprocessable", "Unprocessable"
+
+
 class OverQuota(OttoError):
     """There are too many connections or messages; close some, or try later."""
 

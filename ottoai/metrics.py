@@ -26,6 +26,7 @@ RATE_LIMITS: Final = ("user", "tenant", "route", "address")
 RECONCILED: Final = (
     "success", "unfinished", "unauthorized", "rate_limited", "unavailable", "invalid", "ambiguous", "failed",
 )  # fmt: skip
+CACHES: Final = ("calls", "leads", "messages", "tasks", "missed_calls", "timeline")
 JOB_STATES: Final = ("queued", "started", "scheduled", "deferred", "failed", "finished")
 
 # The limits of the operations guide (500 ms, 1 s) are edges, so a percentile near one of them is exact.
@@ -47,6 +48,7 @@ Kind = Literal["api", "worker", "beat"]
 # Which processes measure a figure, by the beginning of its name; every process measures the others.
 ONLY_IN: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
     ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "rate_limit_", "ready")),
+    ("api", ("cache_",)),
     ("api", ("rq_", "redis_", "worker_last_", "jwks_")),
     ("worker", ("worker_", "reconcile_")),
     ("beat", ("beat_", "outbox_")),
@@ -200,6 +202,12 @@ class Metrics:
             "cross_tenant_access_attempts_total", "Requests for what belongs to another tenant.", route=("/ws",)
         )
 
+        self.cache_requests_total = c(
+            "cache_requests_total",
+            "Pages of lists, by where they came from: kept, read and kept, or read past a Redis that is away.",
+            cache=CACHES,
+            result=("hit", "miss", "bypass"),
+        )
         self.db_pool_connections = g(
             "db_pool_connections", "Connections to PostgreSQL, by state.", state=("used", "idle")
         )

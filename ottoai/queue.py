@@ -2,6 +2,9 @@
 
 A queue carries ids; what is to be done is a row of the outbox, and whether it still is, the outbox decides. A queue may
 therefore lose a job, or hold it twice, without harm. Taking jobs out is the matter of `jobs.worker`.
+
+One tenant's flood does not delay another's jobs: what it has beyond its share goes to `bulk`, which is served last, and
+no queue grows without bound; what finds no room stays in the outbox, from where beat brings it, tenant by tenant.
 """
 
 import asyncio
@@ -12,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from itertools import groupby, islice
+from operator import itemgetter
 from typing import Protocol
 
 import msgspec
@@ -33,10 +37,12 @@ from rq.serializers import JSONSerializer
 from ottoai.background import end
 from ottoai.config import Config
 from ottoai.errors import StoreUnavailable
+from ottoai.gcra import Table, bucket, now
+from ottoai.rates import Rate
 
 log = logging.getLogger(__name__)
 
-QUEUES = ("urgent", "default")  # in the order in which workers look; periodic jobs go to the last
+URGENT, DEFAULT, BULK = QUEUES = ("urgent", "default", "bulk")  # in the order in which workers look
 PERFORM = "jobs.run.perform"  # what RQ is told to call for a staged job; its one argument is the outbox id
 PERIODIC = "jobs.run.perform_periodic"  # and for a periodic one; its one argument is the entry's name
 
@@ -47,6 +53,11 @@ TAKEN_FOR = 60  # seconds after which RQ's books call a started job abandoned; o
 KEEP_FAILURE = 86_400  # a day in RQ's own list of failures; what matters of a failure is in the outbox
 WAKES = 10_000  # jobs waiting to be enqueued by one process; past that beat finds them in the outbox
 BATCH = 500  # jobs in one round trip: some 50 ms of work, so that a stop never waits long
+MOST = 2_000  # ids in a queue: a worker's next seconds, and bounded memory while no worker is there
+# What a tenant may have enqueued into its jobs' own queues: sixty at once, then one a second. Each enqueuing process
+# counts by itself: a count in Redis would be one more thing to wait for, and the sum is bounded all the same.
+SHARE = Rate(60, "minute")
+TENANTS = 10_000  # whose counts are remembered; the one longest not seen begins anew
 DRAIN = 1.0  # seconds that a stopping process spends on enqueuing what is left
 
 REGISTRIES: dict[str, type[BaseRegistry]] = {
@@ -59,7 +70,7 @@ REGISTRIES: dict[str, type[BaseRegistry]] = {
 
 
 class Job(Protocol):
-    """What is enqueued: an id and the queue it goes to."""
+    """What is enqueued: an id, the queue it goes to, and whose it is."""
 
     @property
     def id(self) -> str:
@@ -68,6 +79,10 @@ class Job(Protocol):
     @property
     def queue(self) -> str:
         """One of QUEUES."""
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose share it takes up."""
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,23 +122,43 @@ class Queues:
             name: rq.Queue(name, connection=connection, serializer=JSONSerializer, default_timeout=TAKEN_FOR)
             for name in QUEUES
         }
+        self._shares = Table(TENANTS)
 
     def enqueue(self, jobs: Iterable[Job]) -> None:
-        """Put staged jobs into their queues, all in one round trip."""
-        # A set, since RQ refuses to be told the same id twice. A queue that no worker looks at would hide a job.
-        once = sorted({(job.queue if job.queue in QUEUES else QUEUES[-1], job.id) for job in jobs})
-        with translated(), self._redis.pipeline() as pipe:
-            for name, group in groupby(once, key=lambda job: job[0]):
-                data = [_data(PERFORM, job_id, f"{name} {job_id}", job_id) for _, job_id in group]
-                self._queues[name].enqueue_many(data, pipeline=pipe)
-            pipe.execute()
+        """Put staged jobs into their queues, as far as there is room. Two round trips."""
+        with translated():
+            placed = sorted(self._place({job.id: job for job in jobs}.values()))
+            with self._redis.pipeline() as pipe:
+                for name, group in groupby(placed, key=itemgetter(0)):
+                    data = [_data(PERFORM, job_id, f"{name} {job_id}", job_id) for _, job_id in group]
+                    self._queues[name].enqueue_many(data, pipeline=pipe)
+                pipe.execute()
+
+    def _place(self, jobs: Iterable[Job]) -> Iterator[tuple[str, str]]:
+        """(queue, id) of each that finds room: its own queue within its tenant's share, else `bulk`."""
+        rooms, at = self.rooms(), now()
+        for job in jobs:
+            # A queue that no worker looks at would hide a job.
+            name = job.queue if job.queue in QUEUES else DEFAULT
+            if not self._shares.charge([bucket("jobs", SHARE, job.tenant_id)], at).allowed or not rooms[name]:
+                name = BULK
+            if rooms[name]:
+                rooms[name] -= 1
+                yield name, job.id
+
+    def rooms(self) -> dict[str, int]:
+        """How many more jobs each queue takes."""
+        with translated(), self._redis.pipeline(transaction=False) as pipe:
+            for queue in self._queues.values():
+                pipe.llen(queue.key)
+            return {name: max(0, MOST - length) for name, length in zip(self._queues, pipe.execute(), strict=True)}
 
     def enqueue_periodic(self, entry: str, pipe: Pipeline | None = None) -> None:
         """Put a fresh run of a periodic job into its queue, as a part of `pipe` where given."""
         # Milliseconds, so that the run after this one is another job to RQ, which would lose one of two of one id.
         job_id = f"{entry}-{int(time.time() * 1000)}"
         with translated():
-            self._queues[QUEUES[-1]].enqueue_many([_data(PERIODIC, entry, entry, job_id)], pipeline=pipe)
+            self._queues[DEFAULT].enqueue_many([_data(PERIODIC, entry, entry, job_id)], pipeline=pipe)
 
     def waiting(self) -> set[str]:
         """Ids of all jobs in all queues."""

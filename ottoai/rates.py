@@ -20,8 +20,17 @@ ROUTES: Final[dict[str, RouteClass]] = {
     "GET /api/calls/{id}": "api",
     "GET /api/leads": "api",
     "GET /api/leads/{id}": "api",
+    "PATCH /api/leads/{id}": "api",
+    "GET /api/leads/{id}/messages": "api",
+    "POST /api/leads/{id}/messages": "api",
+    "GET /api/leads/{id}/timeline": "api",
+    "GET /api/tasks": "api",
+    "GET /api/tasks/{id}": "api",
+    "PATCH /api/tasks/{id}": "api",
     "GET /api/missed-calls": "api",
     "GET /api/missed-calls/{id}": "api",
+    "GET /api/settings": "api",
+    "PATCH /api/settings": "api",
 }
 
 

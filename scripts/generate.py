@@ -1,4 +1,5 @@
-"""Writes the parts of the docs that come from the code, between their markers. `--check` only tells what is stale.
+"""Writes what of the docs comes from the code: parts of pages, between their markers, and docs/openapi.json. `--check`
+only tells what is stale.
 
     python -m scripts.generate [--check]
 
@@ -22,12 +23,23 @@ from ottoai.config import Config
 from ottoai.domain import catalogue
 from ottoai.errors import OttoError
 from ottoai.realtime.messages import CLOSES, Reaction, ServerOut
-from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, WHEN, sentence, tag_of
+from ottoai.web import changes, openapi
+from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, WHEN, tag_of
 from ottoai.web.limits import Limit, limits
+from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
+from scripts import rescue_docs
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
-FILES: Final = ("CONFIGURATION.md", "EVENTS.md", "METRICS.md", "PROTOCOL.md", "WEBHOOKS.md")
+FILES: Final = (
+    "API_CHANGELOG.md",
+    "CONFIGURATION.md",
+    "EVENTS.md",
+    "METRICS.md",
+    "PROTOCOL.md",
+    "RESCUE.md",
+    "WEBHOOKS.md",
+)
 PART: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 PLAIN: Final[dict[type[inspect.Type], str]] = {
@@ -200,6 +212,7 @@ def statuses() -> str:
 
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
+    "api-changelog": changes.markdown,
     "configuration": config.table,
     "metrics": metrics.table,
     "events": events,
@@ -215,6 +228,11 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "callrail-text-fields": lambda: report_fields(callrail.TextFields),
     "twilio-statuses": statuses,
     "twilio-call-fields": lambda: report_fields(twilio.CallFields),
+    "rescue-picture": rescue_docs.picture,
+    "rescue-moves": rescue_docs.moves,
+    "rescue-steps": rescue_docs.steps,
+    "rescue-words": rescue_docs.words,
+    "twilio-errors": rescue_docs.errors,
     "twilio-text-fields": lambda: report_fields(twilio.TextFields),
 }
 
@@ -230,6 +248,13 @@ def current(text: str) -> str:
     return PART.sub(part, text)
 
 
+def documents() -> Iterator[tuple[Path, str]]:
+    """Every file that is written here, as it should be."""
+    for path in (DOCS / name for name in FILES):
+        yield path, current(path.read_text())
+    yield DOCS / "openapi.json", msgspec.json.format(openapi.encoded(), indent=2).decode() + "\n"
+
+
 def main(argv: list[str]) -> int:
     """Write, or check; the exit code."""
     check = argv == ["--check"]
@@ -237,10 +262,8 @@ def main(argv: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     stale = []
-    for path in (DOCS / name for name in FILES):
-        text = path.read_text()
-        wanted = current(text)
-        if wanted == text:
+    for path, wanted in documents():
+        if path.exists() and path.read_text() == wanted:
             continue
         stale.append(path)
         if not check:

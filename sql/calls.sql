@@ -12,7 +12,7 @@
 -- (4 if there was one, else 3), so that it corrects what came before it and is corrected by what comes after it. What
 -- was reported since `as_of` is newer than the answer, which then changes nothing.
 -- A repeated delivery changes nothing and returns fresh = false.
--- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue} that are due now).
+-- Returns tenant_id, fresh, events (JSON array of log rows), epoch, jobs (JSON array of {id, queue, tenant_id}: due now).
 select lock_call(:tenant_id, :provider, :external_id, :resource_id);
 with
 found as (
@@ -86,10 +86,16 @@ saved_lead as (
     from merged as m left join known as k on true
     where m.customer_phone is not null
     on conflict (tenant_id, phone) do update set
-        name = coalesce(excluded.name, l.name),
+        name = coalesce(case when l.named_by is null then excluded.name end, l.name), -- staff knows better
         source = coalesce(l.source, excluded.source),
         last_contact_at = greatest(l.last_contact_at, excluded.last_contact_at),
-        version = l.version + 1
+        version = l.version + ( -- counts what is shown
+            (
+                coalesce(case when l.named_by is null then excluded.name end, l.name),
+                coalesce(l.source, excluded.source),
+                greatest(l.last_contact_at, excluded.last_contact_at)
+            ) is distinct from (l.name, l.source, l.last_contact_at)
+        )::integer
     returning l.id, lead_json(l) as shape, l.xmax = 0 as created
 ),
 
@@ -135,7 +141,16 @@ saved as (
         source = excluded.source,
         reports = excluded.reports,
         updated_at = now(),
-        version = c.version + 1
+        version = c.version + ( -- counts what is shown
+            (
+                coalesce(excluded.lead_id, c.lead_id), excluded.external_id, excluded.direction, excluded.status,
+                excluded.answered, excluded.voicemail, excluded.missed, excluded.duration_seconds, excluded.started_at,
+                excluded.customer_phone, excluded.customer_name, excluded.tracking_phone, excluded.source
+            ) is distinct from (
+                c.lead_id, c.external_id, c.direction, c.status, c.answered, c.voicemail, c.missed, c.duration_seconds,
+                c.started_at, c.customer_phone, c.customer_name, c.tracking_phone, c.source
+            )
+        )::integer
     returning c.*, call_json(c) as shape
 ),
 
@@ -146,7 +161,7 @@ turn as (
         s.status = 'completed' and k.status is distinct from 'completed' as completed, -- noqa: PRS
         s.missed and k.missed is not true as missed,
         s.shape - 'version' is distinct from k.shape as changed,
-        s.started_at < now() - :rescue_window::interval as too_late
+        s.started_at < :received_at::timestamptz - :rescue_window::interval as too_late
     from saved as s left join known as k on true
 ),
 
@@ -154,41 +169,73 @@ rescue as (
     insert into missed_calls (tenant_id, call_id, lead_id, status, called_at, text_due_at)
     select
         :tenant_id, s.id, s.lead_id, case when t.too_late then 'expired' else 'queued' end, s.started_at,
-        case when not t.too_late then :text_due_at::timestamptz end
+        case when :text_due_at::timestamptz < s.started_at + :rescue_window::interval then :text_due_at::timestamptz end
     from saved as s, turn as t
     where s.missed and s.lead_id is not null -- also when the number comes in a later report
     on conflict (tenant_id, call_id) do nothing
     returning missed_calls.*, missed_call_json(missed_calls) as shape
 ),
 
+-- Whoever is spoken to needs no chase: by a call that was answered, also if it is the one that had seemed missed, or one
+-- that staff makes.
+ended as (
+    select
+        e.status,
+        e.lead_id,
+        missed_call_json(e) as shape
+    from saved as s,
+        lateral end_rescues(
+            :tenant_id, s.lead_id, s.started_at,
+            case when s.direction = 'outbound' then 'outbound_call' else 'answered_call' end
+        ) as e
+    where
+        s.lead_id is not null
+        and (s.direction = 'outbound' or (s.status = 'completed' and s.answered and s.voicemail is not true))
+),
+
+called_back as (
+    select
+        t.lead_id,
+        t.assigned_to,
+        task_json(t) as shape
+    from saved as s, lateral close_tasks(:tenant_id, 'call_back', s.lead_id, s.started_at) as t
+    where
+        s.lead_id is not null
+        and (s.direction = 'outbound' or (s.status = 'completed' and s.answered and s.voicemail is not true))
+),
+
 staged as (
     insert into outbox (tenant_id, job, queue, subject_id, due_at, enqueue_at, trace_context)
     select
-        :tenant_id, 'text_missed_call', 'urgent', r.id, greatest(r.text_due_at, now()),
-        greatest(r.text_due_at, now() + :repair_after::interval), :trace_context
+        :tenant_id, 'follow_up', 'urgent', r.id, :received_at::timestamptz, now() + :repair_after::interval,
+        :trace_context
     from rescue as r
     where r.status = 'queued'
-    returning id, queue
+    returning id, queue, tenant_id
 ),
 
-drafts (place, event, severity, lead_id, data) as (
-    select 1, 'telephony.call.received', 'info', s.lead_id, s.shape
+drafts (place, event, severity, lead_id, user_id, data) as (
+    select 1, 'telephony.call.received', 'info', s.lead_id, null, s.shape
     from saved as s, turn as t where t.first_heard
     union all
-    select 2, case when l.created then 'lead.created' else 'lead.updated' end, 'info', l.id, l.shape
+    select 2, case when l.created then 'lead.created' else 'lead.updated' end, 'info', l.id, null, l.shape
     from saved_lead as l left join known_lead as k on true
     where l.created or l.shape - 'version' is distinct from k.shape
     union all
-    select 3, 'telephony.call.status', 'info', s.lead_id, s.shape
+    select 3, 'telephony.call.status', 'info', s.lead_id, null, s.shape
     from saved as s, turn as t where t.changed and not t.first_heard and not t.completed
     union all
-    select 4, 'telephony.call.completed', 'info', s.lead_id, s.shape
+    select 4, 'telephony.call.completed', 'info', s.lead_id, null, s.shape
     from saved as s, turn as t where t.completed
     union all
-    select 5, 'telephony.call.missed', 'warning', s.lead_id, s.shape
+    select 5, 'telephony.call.missed', 'warning', s.lead_id, null, s.shape
     from saved as s, turn as t where t.missed
     union all
-    select 6, 'missed_call.' || r.status, 'info', r.lead_id, r.shape from rescue as r
+    select 6, 'missed_call.' || r.status, 'info', r.lead_id, null, r.shape from rescue as r
+    union all
+    select 7, 'missed_call.' || e.status, 'info', e.lead_id, null, e.shape from ended as e
+    union all
+    select 8, 'task.updated', 'info', t.lead_id, t.assigned_to, t.shape from called_back as t
 )
 
 select
@@ -197,7 +244,6 @@ select
     (
         select coalesce(jsonb_agg(to_jsonb(j)), '[]')::text
         from staged as j
-        where :text_due_at::timestamptz <= now()
     ) as jobs,
     (select epoch from heads where tenant_id = :tenant_id) as epoch,
     (
@@ -207,19 +253,47 @@ select
         ) as e
     ) as events;
 
--- name: get_call$
--- One call as clients see it, as JSON text; null when the tenant has no such call.
-select call_json(c)::text from calls as c where c.tenant_id = :tenant_id and c.id = :id;
-
--- name: list_calls
--- A page of calls as JSON text, newest first; the cursor is the last row's (started_at, id).
+-- name: get_call^
+-- One call as clients see it: `item` as JSON text, and its `version`. Nothing when the tenant has no such one.
 select
     call_json(c)::text as item,
-    c.started_at as at,
-    c.id
+    c.version
 from calls as c
-where
-    c.tenant_id = :tenant_id
-    and (:after_at::timestamptz is null or (c.started_at, c.id) < (:after_at, :after_id::uuid))
-order by c.started_at desc, c.id desc
-limit :page_size;
+where c.tenant_id = :tenant_id and c.id = :id;
+
+-- name: list_calls^
+-- A page of calls, newest first, with those filters that are given. As every list: `items`, JSON texts in order with
+-- commas between them; `last_at` and `last_id`, the place of the last one; `more`, whether another follows. The first
+-- page comes after infinity, so that one plan serves all pages.
+-- `name` is a beginning: a range of bytes, up to the last character there is. Only leakproof operators may look at rows
+-- before row-level security has, and so be conditions of an index.
+with page as (
+    select
+        call_json(c)::text as item,
+        c.started_at as at,
+        c.id,
+        row_number() over (order by c.started_at desc, c.id desc) as n
+    from calls as c
+    where
+        c.tenant_id = :tenant_id
+        and (c.started_at, c.id) < (:after_at::timestamptz, :after_id::uuid)
+        and (:status::text is null or c.status = :status)
+        and (:direction::text is null or c.direction = :direction)
+        and (:answered::boolean is null or c.answered = :answered)
+        and (:missed::boolean is null or c.missed = :missed)
+        and (:lead_id::uuid is null or c.lead_id = :lead_id::uuid)
+        and (:phone::text is null or c.customer_phone = :phone)
+        and (:name::text is null or c.name_key >= lower(:name::text))
+        and (:name::text is null or c.name_key < lower(:name::text) || chr(1114111))
+        and (:since::timestamptz is null or c.started_at >= :since::timestamptz)
+        and (:until::timestamptz is null or c.started_at < :until::timestamptz)
+    order by c.started_at desc, c.id desc
+    limit :page_size + 1
+)
+
+select
+    string_agg(item, ',' order by n) filter (where n <= :page_size) as items,
+    max(at) filter (where n = :page_size) as last_at,
+    max(id::text) filter (where n = :page_size) as last_id,
+    coalesce(max(n) > :page_size, false) as more
+from page;

@@ -56,3 +56,17 @@ select
     seq
 from heads
 where tenant_id = any(:tenants);
+
+-- name: noun_heads
+-- For several tenants the numbers of the latest events that touched each noun. While such a number and the epoch stand,
+-- what was read of the noun is still so.
+select
+    tenant_id,
+    epoch,
+    calls_seq,
+    leads_seq,
+    messages_seq,
+    tasks_seq,
+    missed_calls_seq
+from heads
+where tenant_id = any(:tenants);

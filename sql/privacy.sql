@@ -139,6 +139,10 @@ with changed as (
 
 select count(*) from changed;
 
+-- name: new_epoch!
+-- The tenant's history is another one from here on: what clients hold of it, and what is cached, counts no more.
+update heads set epoch = epoch + 1 where tenant_id = :tenant_id;
+
 -- name: erase_tenant!
 -- Deletes what is left of the tenant, and the tenant. That its tokens are refused stays on record.
 with users as (

@@ -31,6 +31,19 @@ with gone as (
 
 select count(*) from gone;
 
+-- name: retire_request_keys$
+-- Idempotency keys of the API's clients, with the answers that were given.
+with gone as (
+    delete from request_keys
+    where
+        (tenant_id, user_id, key) in (
+            select tenant_id, user_id, key from request_keys where created_at < :before limit :limit
+        )
+    returning key
+)
+
+select count(*) from gone;
+
 -- name: retire_jobs$
 -- Jobs that were done. Those that are dead stay until somebody has dealt with them.
 with gone as (

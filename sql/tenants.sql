@@ -240,3 +240,21 @@ inner join tenant_routes as r
         r.provider = :provider
         and r.kind = split_part(i.identity, ':', 1)
         and r.value = substr(i.identity, strpos(i.identity, ':') + 1);
+
+-- name: text_access^
+-- What Twilio wants to know to send a tenant's texts: account, token and number; nothing when one of them is missing. Of
+-- several numbers always the same one, so that a caller sees one conversation.
+select
+    a.value as account,
+    c.current as token,
+    n.value as number,
+    (
+        select h.value from tenant_routes as h
+        where h.tenant_id = :id and h.provider = 'callrail' and h.kind = 'hook'
+    ) as hook
+from tenant_routes as a
+inner join credentials as c on a.tenant_id = c.tenant_id and a.provider = c.provider and c.name = 'auth_token'
+inner join tenant_routes as n on a.tenant_id = n.tenant_id and a.provider = n.provider and n.kind = 'number'
+where a.tenant_id = :id and a.provider = 'twilio' and a.kind = 'account'
+order by a.value, n.value
+limit 1;

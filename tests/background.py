@@ -23,7 +23,7 @@ from jobs.schedule import Schedule
 from ottoai import samples
 from ottoai.config import Config
 from ottoai.db import Database
-from ottoai.domain import calls, outbox
+from ottoai.domain import calls, missed_calls, outbox
 from ottoai.metrics import Metrics
 from ottoai.queue import QUEUES, Queues, client
 from ottoai.tally import Reporter
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 
 async def miss_a_call(db: Database, number: int = 100) -> outbox.Due:
-    """A missed call, as a delivery records it; the job that is to text back."""
+    """A missed call, as a delivery records it, and its rescue followed up once; the job that is to text back."""
     now = datetime.now(UTC)
     phone = samples.daytime_phone(now, number)
     facts = calls.Facts(direction="inbound", answered=False, started_at=now, customer_phone=phone)
@@ -45,28 +45,50 @@ async def miss_a_call(db: Database, number: int = 100) -> outbox.Due:
             trace_id="1" * 32, trace_context=f"00-{'1' * 32}-{'2' * 16}-01", **delivery,
         )  # fmt: skip
     (job,) = recorded.jobs
-    return job
+    (leased,) = await outbox.lease(db.system(), [job.id], 15)
+    advanced = await missed_calls.follow_up(db.one("demo"), leased, datetime.now(UTC), "1" * 32)
+    assert advanced
+    (text,) = advanced.jobs
+    return text
 
 
-def stage(database_url: str, job: str, *, queue: str = "default") -> outbox.Due:
+def stage(database_url: str, job: str, *, queue: str = "default", tenant: str = "demo") -> outbox.Due:
     """A job of any name, due now."""
     sql = (
         "insert into outbox (tenant_id, job, queue, subject_id, due_at, enqueue_at)"
-        " values ('demo', %s, %s, gen_random_uuid(), now(), now()) returning id::text"
+        " values (current_tenant(), %s, %s, gen_random_uuid(), now(), now()) returning id::text"
     )
-    ((job_id,),) = of_tenant(database_url, sql, job, queue)
-    return outbox.Due(str(job_id), queue)
+    ((job_id,),) = of_tenant(database_url, sql, job, queue, tenant=tenant)
+    return outbox.Due(str(job_id), queue, tenant)
+
+
+class Gate:
+    """A job that waits until it is let go; who runs, and who ran, by outbox id."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.running: set[str] = set()
+        self.begun: list[str] = []
+
+    async def __call__(self, context: Context, job: outbox.Leased) -> None:
+        self.begun.append(job.id)
+        self.running.add(job.id)
+        try:
+            await self.open.wait()
+        finally:
+            self.running.discard(job.id)
+        await outbox.done(context.db.one(job.tenant_id), job)
 
 
 def effects(database_url: str) -> dict[str, Any]:
-    """What came of the jobs: texts that went out, events by name, outbox states."""
+    """What came of the jobs: texts that went out, events by name, states of the jobs that send them."""
     texts = of_tenant(database_url, "select count(*) from development_texts")[0][0]
     events = of_tenant(database_url, "select event, count(*) from events group by event")
     return {
         "texts": texts,
         "sent": dict(events).get("telephony.sms.sent", 0),
         "texted": dict(events).get("missed_call.texted", 0),
-        "outbox": [row[0] for row in execute(database_url, "select state from outbox order by created_at")],
+        "outbox": [row[0] for row in execute(database_url, "select state from outbox where job = 'send_text'")],
     }
 
 
@@ -74,11 +96,11 @@ ONE_TEXT = {"texts": 1, "sent": 1, "texted": 1, "outbox": ["done"]}
 
 
 @asynccontextmanager
-async def worker_of(config: Config, metrics: Metrics) -> AsyncIterator[Worker]:
+async def worker_of(config: Config, metrics: Metrics, name: str = "worker-test") -> AsyncIterator[Worker]:
     """A worker of this process that has not begun to serve."""
     async with open_context(config, metrics) as context:
-        reporter = Reporter(config.redis_url, "worker", version="test", figures=metrics.render, name="worker-test")
-        made = worker.make(context, QUEUES, metrics, reporter)
+        reporter = Reporter(config.redis_url, "worker", version="test", figures=metrics.render, name=name)
+        made = worker.make(context, QUEUES, reporter)
         try:
             yield made
         finally:
@@ -88,9 +110,9 @@ async def worker_of(config: Config, metrics: Metrics) -> AsyncIterator[Worker]:
 
 
 @asynccontextmanager
-async def serving(config: Config, metrics: Metrics) -> AsyncIterator[threading.Thread]:
+async def serving(config: Config, metrics: Metrics, name: str = "worker-test") -> AsyncIterator[threading.Thread]:
     """A worker of this process, serving."""
-    async with worker_of(config, metrics) as made:
+    async with worker_of(config, metrics, name) as made:
         thread = threading.Thread(target=made.serve)
         thread.start()
         try:
@@ -98,6 +120,17 @@ async def serving(config: Config, metrics: Metrics) -> AsyncIterator[threading.T
         finally:
             made.stopping.set()
             await asyncio.to_thread(thread.join, 10)
+
+
+async def work(made: Worker) -> None:
+    """One look into the queues, and what was found done to its end."""
+
+    def once() -> None:
+        made.run_once()
+        while made.busy:
+            made.run_once()
+
+    await asyncio.to_thread(once)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from multidict import CIMultiDict
 
 from ottoai import samples
 from ottoai.webhooks import callrail
@@ -33,6 +34,21 @@ async def get(base: str, path: str, token: str | None = None, **headers: str) ->
     if token:
         headers["Authorization"] = f"Bearer {token}"
     async with aiohttp.ClientSession() as session, session.get(base + path, headers=headers) as response:
+        return response.status, response.headers, msgspec.json.decode(await response.read() or b"null")
+
+
+async def send(
+    base: str, method: str, path: str, token: str, body: Any = None, *headers: tuple[str, str]
+) -> tuple[int, Any, Any]:
+    """PATCH or POST a body, as JSON unless it is bytes; (status, headers, decoded body)."""
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    given = CIMultiDict([("Authorization", f"Bearer {token}"), *headers])
+    if "Content-Type" not in given:
+        given["Content-Type"] = "application/json"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, base + path, data=BytesIO(data), headers=given) as response,
+    ):
         return response.status, response.headers, msgspec.json.decode(await response.read() or b"null")
 
 

@@ -1,17 +1,16 @@
 """Calls: what a provider's report states, and the one statement that makes it true."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from ottoai.db import Row, Session, queries
-from ottoai.domain import outbox
+from ottoai.domain import outbox, rescue
 from ottoai.domain.events import Appended
 
 LATEST = 0  # the rank of a provider's answer: how the call stood when we asked, whatever was reported before
-RESCUE_WINDOW = timedelta(hours=48)  # A missed call that is older when we learn of it is not chased.
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,7 +89,7 @@ async def record(
         facts=msgspec.json.encode(report.facts).decode(),
         text_due_at=text_due_at,
         received_at=received_at,
-        rescue_window=RESCUE_WINDOW,
+        rescue_window=rescue.WINDOW,
         repair_after=outbox.REPAIR_AFTER,
         **delivery,
     )

@@ -91,6 +91,24 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
 
 
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tenant decides about its rescues. `hours` are those of opening, in `timezone`, but for `holidays`.
+    `texts_enabled` false: staff is told of missed calls, callers are not texted. `first_text`, `follow_up_text`: null
+    for the words of the house. `sla_minutes`: of open time, after which a missed call that nobody answered escalates.
+    """
+
+    id: str
+    name: str
+    timezone: str
+    hours: str
+    holidays: list[date]
+    texts_enabled: bool
+    first_text: str | None
+    follow_up_text: str | None
+    sla_minutes: int
+    version: int
+
+
 class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Somebody who works at the tenant. `active` false: was removed, or is gone."""
 
@@ -173,6 +191,7 @@ EVENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "lead.created": Lead,
     "lead.updated": Lead,
     "missed_call.queued": MissedCall,
+    "missed_call.updated": MissedCall,
     "missed_call.texted": MissedCall,
     "missed_call.expired": MissedCall,
     "missed_call.recovered": MissedCall,

@@ -1,5 +1,5 @@
-"""Text messages that providers report: what a report states, and the statements that make it true. Sending the texts of
-a rescue is the matter of missed_calls.
+"""Text messages that providers report: what a report states, and the statements that make it true. Those of ours that
+are on their way are the matter of texts.
 """
 
 from datetime import datetime
@@ -9,6 +9,7 @@ import msgspec
 
 from ottoai.db import Session, queries
 from ottoai.domain.calls import Recorded
+from ottoai.domain.optout import word_of
 
 Fate = Literal["sent", "failed", "undelivered", "delivered"]
 
@@ -25,11 +26,16 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a text message that was sent. `error_code` is the carrier's."""
+    """What became of a text message that was sent. `error_code` is the carrier's; `message_id`: our own id of it, where
+    the carrier was told; `untextable`: the number can get no texts, `opts_out`: it wants none.
+    """
 
     external_id: str
     status: Fate
     error_code: str | None = None
+    message_id: str | None = None
+    untextable: bool = False
+    opts_out: bool = False
 
 
 class Nothing(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,15 +49,15 @@ async def record(tx: Session, text: Text, received_at: datetime, **delivery: Any
     fields = {f"text_{name}": value for name, value in msgspec.structs.asdict(text).items()}
     external_id = fields.pop("text_external_id")
     row = await queries().messages.record_text(
-        tx, external_id=external_id, received_at=received_at, **fields, **delivery
+        tx, external_id=external_id, received_at=received_at, word=word_of(text.body), **fields, **delivery
     )
     return Recorded.of(row)
 
 
-async def record_status(tx: Session, status: TextStatus, **delivery: Any) -> Recorded:
+async def record_status(tx: Session, status: TextStatus, received_at: datetime, **delivery: Any) -> Recorded:
     """Record what became of a text that was sent, likewise; one that nobody knows changes nothing."""
     row = await queries().messages.record_text_status(
-        tx, external_id=status.external_id, status=status.status, error_code=status.error_code, **delivery
+        tx, received_at=received_at, **msgspec.structs.asdict(status), **delivery
     )
     return Recorded.of(row)
 

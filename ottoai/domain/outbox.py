@@ -3,7 +3,9 @@
 A job is enqueued by whoever committed it; what that missed, or what a killed worker held, falls due again here.
 """
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
 
 import msgspec
 
@@ -22,6 +24,20 @@ class Due(msgspec.Struct, frozen=True):
 
     id: str
     queue: str
+    tenant_id: str
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job stands. `stood`: seconds that a dead one has been dead, an open one due."""
+
+    id: str
+    tenant_id: str
+    job: str
+    queue: str
+    state: Literal["open", "dead"]
+    attempts: int
+    error: str | None
+    stood: float
 
 
 class Leased(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,15 +60,31 @@ def staged(row: Row) -> tuple[Due, ...]:
 
 
 async def due(system: Session, limit: int = BATCH) -> list[Due]:
-    """Open jobs to enqueue now, each put off by QUEUED_FOR."""
+    """Open jobs to enqueue now, each tenant's in its turn, each put off by QUEUED_FOR."""
     rows = queries().outbox.due(system, put_off=QUEUED_FOR, limit=limit)
-    return [Due(row["id"], row["queue"]) async for row in rows]
+    return [Due(**row) async for row in rows]
 
 
-async def lease(system: Session, job_id: str, seconds: float) -> Leased | None:
-    """Take a job; None when it is done, gone, or another worker's."""
-    row = await queries().outbox.lease(system, id=job_id, lease=timedelta(seconds=seconds))
-    return Leased(**row) if row else None
+async def lease(system: Session, ids: Sequence[str], seconds: float) -> list[Leased]:
+    """Take jobs; those are left out that are done, gone, or another worker's."""
+    rows = queries().outbox.lease(system, ids=list(ids), lease=timedelta(seconds=seconds))
+    return [Leased(**row) async for row in rows]
+
+
+async def renew(system: Session, jobs: Sequence[Leased], seconds: float) -> set[tuple[str, int]]:
+    """Hold on to jobs; (id, attempts) of those that are still this worker's."""
+    rows = queries().outbox.renew(system, **_attempts(jobs), lease=timedelta(seconds=seconds))
+    return {(row["id"], row["attempts"]) async for row in rows}
+
+
+async def give_back(system: Session, jobs: Sequence[Leased]) -> list[Due]:
+    """Let go of jobs that are not done; those that are to be enqueued now."""
+    rows = queries().outbox.give_back(system, **_attempts(jobs), put_off=REPAIR_AFTER)
+    return [Due(**row) async for row in rows]
+
+
+def _attempts(jobs: Sequence[Leased]) -> dict[str, list[str] | list[int]]:
+    return {"ids": [job.id for job in jobs], "attempts": [job.attempts for job in jobs]}
 
 
 async def done(tx: Session, job: Leased) -> None:
@@ -75,3 +107,18 @@ async def backlog(system: Session) -> tuple[int, float]:
     """(number of open jobs, seconds that the oldest has been due)."""
     row = await queries().outbox.backlog(system)
     return row["open"], row["oldest_seconds"]
+
+
+async def listed(system: Session, state: str, tenant_id: str | None, limit: int) -> list[Standing]:
+    """Jobs of one state, oldest first; of one tenant, or of all."""
+    rows = queries().outbox.listed(system, state=state, tenant=tenant_id, limit=limit)
+    return [Standing(**row) async for row in rows]
+
+
+async def retry(
+    system: Session, ids: Sequence[str] | None, job: str | None, before: datetime, limit: int = BATCH
+) -> list[Due]:
+    """Open jobs again that died before then: those of these ids, or all of that name, or all. To be enqueued now."""
+    given = None if ids is None else list(ids)
+    rows = queries().outbox.retry(system, ids=given, job=job, before=before, limit=limit, repair_after=REPAIR_AFTER)
+    return [Due(**row) async for row in rows]

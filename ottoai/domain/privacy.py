@@ -89,6 +89,7 @@ async def erase_phone(tx: Session, about: Person) -> AsyncIterator[Erased]:
     async for table, first in _stretches(tx):
         if table == "leads":
             yield Erased(table, await _erase(tx, table, first, about))
+    await queries().privacy.new_epoch(tx)  # what was cached of the tenant is not found any more
 
 
 async def mentioned(tx: Session, about: Person) -> dict[str, int]:

@@ -26,6 +26,6 @@ async def record(
         case messages.Text():
             return await messages.record(tx, report, received_at, **delivery)
         case messages.TextStatus():
-            return await messages.record_status(tx, report, **delivery)
+            return await messages.record_status(tx, report, received_at, **delivery)
         case messages.Nothing():
             return await messages.record_nothing(tx, report, **delivery)

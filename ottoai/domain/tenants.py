@@ -57,6 +57,18 @@ class Access(msgspec.Struct, frozen=True):
         return f"Access(account={self.account!r})"  # a token must not get into a traceback
 
 
+class TextAccess(msgspec.Struct, frozen=True):
+    """What Twilio is asked with to send a tenant's texts, and the hook path under which it reports of them."""
+
+    account: str
+    token: str
+    number: str
+    hook: str | None
+
+    def __repr__(self) -> str:
+        return f"TextAccess(account={self.account!r})"  # a token must not get into a traceback
+
+
 def _tenant(vault: Vault, row: Row) -> Tenant:
     keys = tuple(vault.open(key) for key in (row["current_key"], row["previous_key"]) if key)
     return Tenant(row["id"], row["name"], opening.parse(row["hours"], row["timezone"], row["holidays"]), keys)
@@ -82,6 +94,12 @@ async def access(system: Session, vault: Vault, tenant_id: str, provider: str) -
     """
     row = await queries().tenants.provider_access(system, id=tenant_id, provider=provider)
     return Access(row["account"], vault.open(row["token"]), tuple(row["companies"])) if row else None
+
+
+async def text_access(system: Session, vault: Vault, tenant_id: str) -> TextAccess | None:
+    """How to send a tenant's texts through Twilio; None when its account, token or number is not there."""
+    row = await queries().tenants.text_access(system, id=tenant_id)
+    return TextAccess(row["account"], vault.open(row["token"]), row["number"], row["hook"]) if row else None
 
 
 async def owners(system: Session, provider: str, identities: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,8 @@ from ottoai.embedded.process import EmbeddedServerError, Process, dies_with_pare
 
 # The password stands in a file: a command line can be read by every user of the machine.
 # No paths: the working directory is the folder of its data, whatever characters lie on the way there.
-# noeviction: a full store must refuse, never forget a job. appendonly: jobs and leases survive a restart.
+# volatile-lru: a full store forgets what would run out anyway, cached pages first of all, and never a job; those have no
+# time to live. appendonly: jobs and leases survive a restart.
 CONFIG = """\
 # Written by ottoai.embedded at every start.
 bind 127.0.0.1
@@ -28,7 +29,8 @@ pidfile redis.pid
 appendonly yes
 appendfsync everysec
 save ""
-maxmemory-policy noeviction
+maxmemory 256mb
+maxmemory-policy volatile-lru
 daemonize no
 """
 

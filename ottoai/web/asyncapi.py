@@ -3,19 +3,16 @@ docs/PROTOCOL.md and docs/EVENTS.md are made from the same.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from functools import cache
-from hashlib import sha256
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import msgspec
 from aiohttp import web
-from msgspec import inspect
 
 from ottoai import __version__
 from ottoai.client import BACKOFF
 from ottoai.domain import catalogue
-from ottoai.domain.catalogue import Dropped, Lead
+from ottoai.domain.catalogue import Dropped
 from ottoai.realtime import messages
 from ottoai.realtime.messages import (
     CLOSES,
@@ -30,7 +27,6 @@ from ottoai.realtime.messages import (
     Pong,
     Reaction,
     Reconnect,
-    ServerOut,
     Subscribe,
     SubscribeResult,
     Unsubscribe,
@@ -39,10 +35,10 @@ from ottoai.realtime.messages import (
 )
 from ottoai.realtime.wheel import HEARTBEAT
 from ottoai.web import auth, jwks, keys
+from ottoai.web.document import respond
+from ottoai.web.examples import EVENT, NOW
 from ottoai.web.limits import SETTINGS, limits
-
-Json = dict[str, Any]
-Kind = type[msgspec.Struct]
+from ottoai.web.schemas import Json, Kind, answers, ref, requests, schema_ref, sentence
 
 FROM_CLIENT: Final[tuple[Kind, ...]] = get_args(messages.Incoming)
 TO_CLIENT: Final[tuple[Kind, ...]] = get_args(messages.Outgoing)
@@ -64,14 +60,15 @@ WHEN: Final = {
     "telephony.call.missed": "A completed inbound call turned out to be unanswered, or answered by a voicemail.",
     "telephony.sms.received": "A text message of a lead came in.",
     "telephony.sms.sent": "A text message was accepted by its carrier, or staff sent one through the provider.",
-    "telephony.sms.status": "The carrier told what became of a text message that was sent.",
+    "telephony.sms.status": "A text message waits to be sent, or what became of it has changed.",
     "lead.created": "A number called or texted, or was called or texted, that the tenant had not dealt with before.",
     "lead.updated": "What the lead shows has changed: its name, or the time of its last contact.",
     "missed_call.queued": "A rescue was opened: its first text waits to be sent.",
-    "missed_call.texted": "The first text of the rescue was sent.",
-    "missed_call.recovered": "The lead replied, or staff reached it: the rescue is over.",
+    "missed_call.updated": "Another time is now set for the rescue's next text, or none is.",
+    "missed_call.texted": "A text of the rescue was handed to the carrier.",
+    "missed_call.recovered": "The lead replied or was spoken to, or staff wrote to it: the rescue is over.",
     "missed_call.escalated": "Nobody reached the lead within the open hours allowed: staff has a task. Texts go on.",
-    "missed_call.opted_out": "The lead asked for no more texts: the rescue is over.",
+    "missed_call.opted_out": "The number wants no texts: the rescue is over.",
     "missed_call.expired": "48 hours have passed since the call, or had when it became known: the rescue is over.",
     "task.created": "There is something to do for the tenant's staff.",
     "task.updated": "A task was assigned, completed, opened again or changed.",
@@ -91,17 +88,6 @@ REACTIONS: Final[dict[Reaction, str]] = {
 }
 
 
-_NOW: Final = datetime(2026, 11, 23, 21, 20, 18, tzinfo=UTC)
-_LEAD: Final = Lead(
-    id="7d1f0a52-3d0e-4b63-9a4b-6f1f2f3c9a10",
-    phone="+12125550142",
-    name="Robin Sample",
-    source="Google Ads",
-    created_at=_NOW,
-    last_contact_at=_NOW,
-    version=1,
-)
-
 # At least one of every message.
 EXAMPLES: Final = (
     Auth(token="<jwt>"),  # noqa: S106 - no token
@@ -115,33 +101,23 @@ EXAMPLES: Final = (
         epoch=1795468818,
         seq=43,
         heartbeat_seconds=HEARTBEAT,
-        expires_at=_NOW.replace(hour=22),
-        ts=_NOW,
+        expires_at=NOW.replace(hour=22),
+        ts=NOW,
     ),
     SubscribeResult(channel="tenant:demo:events", success=True, epoch=1795468818, seq=43, recovered=True, replayed=2),
     SubscribeResult(channel="tenant:other:events", success=False, epoch=1795468818, seq=43, error="no such channel"),
     UnsubscribeResult(channel="tenant:demo:events", success=True, epoch=1795468818, seq=43),
-    Pong(ts=_NOW),
+    Pong(ts=NOW),
     Error(code="malformed", message=f"Not a message of {PROTOCOL}: JSON is malformed: invalid character (byte 0)"),
     Error(code="over-quota", message="At most 100 messages a minute; not heeded.", retry_after=1),
-    AuthExpiring(expires_at=_NOW),
+    AuthExpiring(expires_at=NOW),
     Reconnect(after_ms=8125),
-    Envelope(
-        version="1",
-        event="lead.created",
-        seq=42,
-        ts=_NOW,
-        severity="info",
-        trace_id="60aebd9e618c8df386edc8a282016b3d",
-        tenant_id="demo",
-        lead_id=_LEAD.id,
-        data=msgspec.Raw(msgspec.json.encode(_LEAD)),
-    ),
+    EVENT,
     Envelope(
         version="1",
         event="system.buffer_dropped",
         seq=None,
-        ts=_NOW,
+        ts=NOW,
         severity="warning",
         trace_id="",
         tenant_id="demo",
@@ -150,11 +126,6 @@ EXAMPLES: Final = (
     AuthExpired(),
     End(code=messages.CloseCode.RESTARTING, reason="draining"),
 )
-
-
-def sentence(kind: type) -> str:
-    """A class's docstring on one line."""
-    return " ".join((kind.__doc__ or "").split())
 
 
 def tag_of(kind: Kind) -> str:
@@ -228,13 +199,13 @@ def _operations() -> Json:
     said = {
         tag_of(kind): {
             "action": "receive",
-            "channel": _ref("channels/socket"),
+            "channel": ref("channels/socket"),
             "summary": sentence(kind),
-            "security": [_ref("components/securitySchemes/bearer"), _ref("components/securitySchemes/subprotocol")],
-            "messages": [_ref(f"channels/socket/messages/{tag_of(kind)}")],
+            "security": [ref("components/securitySchemes/bearer"), ref("components/securitySchemes/subprotocol")],
+            "messages": [ref(f"channels/socket/messages/{tag_of(kind)}")],
             "reply": {
-                "channel": _ref("channels/socket"),
-                "messages": [_ref(f"channels/socket/messages/{tag_of(answer)}") for answer in (ANSWERS[kind], Error)],
+                "channel": ref("channels/socket"),
+                "messages": [ref(f"channels/socket/messages/{tag_of(answer)}") for answer in (ANSWERS[kind], Error)],
             },
         }
         for kind in FROM_CLIENT
@@ -250,16 +221,16 @@ def _operations() -> Json:
     return said | {
         "tell": {
             "action": "send",
-            "channel": _ref("channels/socket"),
+            "channel": ref("channels/socket"),
             "summary": "All that the server says over a WebSocket, asked or not.",
-            "security": [_ref("components/securitySchemes/bearer"), _ref("components/securitySchemes/subprotocol")],
+            "security": [ref("components/securitySchemes/bearer"), ref("components/securitySchemes/subprotocol")],
             "messages": list(_references("channels/socket/messages", TO_CLIENT).values()),
         },
         "stream": {
             "action": "send",
-            "channel": _ref("channels/eventStream"),
+            "channel": ref("channels/eventStream"),
             "summary": "All that an event stream carries: `welcome`, one `subscribe_result` for each channel, events.",
-            "security": [_ref("components/securitySchemes/bearer")],
+            "security": [ref("components/securitySchemes/bearer")],
             "messages": list(_references("channels/eventStream/messages", STREAMED).values()),
             "bindings": {
                 "http": {
@@ -299,57 +270,23 @@ def _message(kind: Kind) -> Json:
         "name": tag_of(kind),
         "title": payload,
         "description": sentence(kind),
-        "payload": _ref(f"components/schemas/{payload}"),
+        "payload": schema_ref(payload),
         "examples": examples,
     }
 
 
 def _schemas() -> Json:
-    kinds = (*FROM_CLIENT, *TO_CLIENT, *STREAM_ONLY, *dict.fromkeys(catalogue.EVENTS.values()))
-    _, made = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    return {kind.__name__: _schema(kind, made[kind.__name__]) for kind in kinds} | {"Event": _event()}
+    said = answers((*TO_CLIENT, *STREAM_ONLY, *dict.fromkeys(catalogue.EVENTS.values())))
+    return requests(FROM_CLIENT) | said | {"Event": event_schema()}
 
 
-def _schema(kind: Kind, made: Json) -> Json:
-    """What msgspec says of a struct, and what it leaves out."""
-    properties = made["properties"]
-    for field in msgspec.structs.fields(kind):
-        if _timed(inspect.type_info(field.type)):
-            properties[field.encode_name] = _dated(properties[field.encode_name])
-    always = issubclass(kind, ServerOut) and not kind.__struct_config__.omit_defaults
-    # Here no field is forbidden: a client is to ignore what was added after it was written.
-    return {
-        "title": made["title"],
-        "description": sentence(kind),
-        "type": "object",
-        "properties": properties,
-        "required": list(properties) if always else made["required"],
-    }
-
-
-def _timed(kind: inspect.Type) -> bool:
-    match kind:
-        case inspect.UnionType(types=types):
-            return any(_timed(each) for each in types)
-        case inspect.Metadata(type=inner):
-            return _timed(inner)
-    return isinstance(kind, inspect.DateTimeType)
-
-
-def _dated(made: Json) -> Json:
-    """The schema of a time, which msgspec calls a mere string as it might lack a zone; ours never do."""
-    if "anyOf" in made:
-        return made | {"anyOf": [_dated(each) for each in made["anyOf"]]}
-    return made | {"format": "date-time"} if made["type"] == "string" else made
-
-
-def _event() -> Json:
+def event_schema() -> Json:
     """The envelope, whose `data` depends on the event."""
     known = [
         {
             "title": name,
             "description": WHEN[name],
-            "properties": {"event": {"const": name}, "data": _ref(f"components/schemas/{kind.__name__}")},
+            "properties": {"event": {"const": name}, "data": schema_ref(kind.__name__)},
         }
         for name, kind in catalogue.EVENTS.items()
     ]
@@ -361,35 +298,21 @@ def _event() -> Json:
     return {
         "title": "Event",
         "description": sentence(Envelope),
-        "allOf": [_ref(f"components/schemas/{Envelope.__name__}")],
+        "allOf": [schema_ref(Envelope.__name__)],
         "oneOf": [*known, test],
     }
 
 
-def _ref(path: str) -> Json:
-    return {"$ref": f"#/{path}"}
-
-
 def _references(under: str, kinds: Iterable[Kind]) -> Json:
-    return {tag_of(kind): _ref(f"{under}/{tag_of(kind)}") for kind in kinds}
+    return {tag_of(kind): ref(f"{under}/{tag_of(kind)}") for kind in kinds}
 
 
 @cache
-def _encoded(settings: tuple[int, ...]) -> tuple[bytes, str]:
-    """(the document, its ETag)."""
-    body = msgspec.json.encode(document(dict(zip(SETTINGS, settings, strict=True))))
-    return body, sha256(body).hexdigest()[:32]
+def _encoded(settings: tuple[int, ...]) -> bytes:
+    return msgspec.json.encode(document(dict(zip(SETTINGS, settings, strict=True))))
 
 
-async def describe(request: web.Request) -> web.Response:
-    """The document: the same for everybody, and for as long as the process runs."""
+async def get_asyncapi(request: web.Request) -> web.Response:
+    """The live protocol as an AsyncAPI document."""
     config = request.app[keys.CONFIG]
-    body, etag = _encoded(tuple(getattr(config, name) for name in SETTINGS))
-    known = request.if_none_match or ()
-    if any(tag.value in {etag, "*"} for tag in known):
-        response = web.Response(status=304)
-    else:
-        response = web.Response(body=body, content_type="application/json")
-    response.etag = etag
-    response.headers["Cache-Control"] = "public, max-age=300"
-    return response
+    return respond(request, _encoded(tuple(getattr(config, name) for name in SETTINGS)))

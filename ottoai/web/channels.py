@@ -31,10 +31,10 @@ async def authorise(app: web.Application, user: User, name: str, route: str) -> 
     raise NotFound(NO_SUCH_CHANNEL)
 
 
-async def wanted(request: web.Request) -> list[str]:
+async def wanted(request: web.Request, named: list[str]) -> list[str]:
     """The channels that a request names, the tenant's if none. Raises NotFound, InvalidInput, StoreUnavailable."""
     principal = request[keys.PRINCIPAL]
-    channels = list(dict.fromkeys(request.query.getall("channel", [tenant_channel(principal.tenant_id)])))
+    channels = list(dict.fromkeys(named or [tenant_channel(principal.tenant_id)]))
     limit = request.app[keys.CONFIG].ws_subscriptions_per_connection
     if len(channels) > limit:
         raise InvalidInput(f"channel: at most {limit} at once")

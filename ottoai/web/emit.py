@@ -3,21 +3,48 @@
 import hmac
 import logging
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
 
 from ottoai import trace
 from ottoai.db import queries
 from ottoai.domain import catalogue, events, tenants
 from ottoai.domain.events import Appended, Event
 from ottoai.errors import Forbidden, InvalidInput, NotFound
-from ottoai.web import keys
+from ottoai.web import inputs, keys
 from ottoai.web.api.reading import respond
-from ottoai.web.inputs import is_uuid
+from ottoai.web.claims import MAX_ID
 
 logger = logging.getLogger(__name__)
+
+
+TRUE: Final = frozenset({"1", "true", "yes"})
+# A name that may be emitted. Names of tests could be anybody's words; these fit into a URL as they are.
+NAME: Final = "^(test[.][A-Za-z0-9._-]+|" + "|".join(event.replace(".", "[.]") for event in catalogue.EVENTS) + ")$"
+
+
+class EmitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to emit, and to whom."""
+
+    event: Annotated[
+        str,
+        Meta(
+            pattern=NAME,
+            max_length=100,
+            description="`test.` and something, or an event of the catalogue.",
+            examples=["test.hello"],
+        ),
+    ]
+    tenant_id: Annotated[str, Meta(min_length=1, description="Whose event it is.", examples=["demo"])]
+    lead_id: Annotated[UUID, Meta(description="A lead of the tenant, whose timeline then has it.")] | UnsetType = UNSET
+    user_id: Annotated[str, Meta(max_length=MAX_ID, description="A user, whose channel has it.")] | UnsetType = UNSET
+    transient: Annotated[
+        Literal["1", "true", "yes", "0", "false", "no"], Meta(description="It has no number, and is told but not kept.")
+    ] = "no"
 
 
 class Emitted(msgspec.Struct, frozen=True):
@@ -63,14 +90,7 @@ def _check_key(request: web.Request) -> None:
 
 
 async def _draft(request: web.Request) -> tuple[dict[str, Any], bool, str]:
-    query = request.query
-    event, tenant_id, lead_id = query.get("event", ""), query.get("tenant_id", ""), query.get("lead_id")
-    if not catalogue.known(event):
-        raise InvalidInput("event: must be test.something or an event of the catalogue")
-    if not tenant_id:
-        raise InvalidInput("tenant_id: is missing")
-    if lead_id is not None and not is_uuid(lead_id):
-        raise InvalidInput("lead_id: must be a uuid")
+    asked = inputs.query(request, EmitQuery)
     data: object = {}
     if request.method == "POST" and (body := await request.read()):
         try:
@@ -79,8 +99,9 @@ async def _draft(request: web.Request) -> tuple[dict[str, Any], bool, str]:
             raise InvalidInput(f"body: not JSON ({error})") from error
         if not isinstance(data, dict):
             raise InvalidInput("body: must be a JSON object")
-    draft = {"event": event, "data": data, "lead_id": lead_id, "user_id": query.get("user_id")}
-    return draft, query.get("transient", "").lower() in {"1", "true", "yes"}, tenant_id
+    lead_id = str(asked.lead_id) if asked.lead_id else None
+    draft = {"event": asked.event, "data": data, "lead_id": lead_id, "user_id": asked.user_id or None}
+    return draft, asked.transient in TRUE, asked.tenant_id
 
 
 def _transient(tenant_id: str, draft: dict[str, Any]) -> Appended:

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import logging
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -15,6 +16,15 @@ from ottoai.web import auth, keys
 from ottoai.web.api.reading import respond
 
 logger = logging.getLogger(__name__)
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The body of /health. `status`: `healthy`, or `draining` when the process is about to stop."""
+
+    status: Literal["healthy", "draining"]
+    service: str
+    version: str
+    environment: str
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -44,13 +54,8 @@ class Heartbeats(msgspec.Struct, frozen=True):
 async def health(request: web.Request) -> web.Response:
     """Whether this process lives. No I/O."""
     draining = request.app[keys.HEALTH].draining
-    config = request.app[keys.CONFIG]
-    body = {
-        "status": "draining" if draining else "healthy",
-        "service": "ottoai-api",
-        "version": __version__,
-        "environment": config.environment,
-    }
+    environment = request.app[keys.CONFIG].environment
+    body = Alive("draining" if draining else "healthy", "ottoai-api", __version__, environment)
     return respond(body, 503 if draining else 200)
 
 

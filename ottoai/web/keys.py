@@ -3,11 +3,13 @@
 import redis.asyncio
 from aiohttp import web
 
+from ottoai.cache import Cache
 from ottoai.config import Config
 from ottoai.db import Database
 from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
+from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
 from ottoai.realtime.quotas import Quotas
@@ -25,9 +27,11 @@ METRICS = web.AppKey("metrics", Metrics)
 DB = web.AppKey("db", Database)
 REDIS = web.AppKey("redis", redis.asyncio.Redis)
 BUS = web.AppKey("bus", Bus)
+WAKER = web.AppKey("waker", Waker)
 HUB = web.AppKey("hub", Hub)
 QUOTAS = web.AppKey("quotas", Quotas)
 ALLOWANCES = web.AppKey("allowances", Allowances)
+CACHE = web.AppKey("cache", Cache)
 LIMITER = web.AppKey("limiter", Limiter)
 FAILING = web.AppKey("failing", Failing)
 REVOKED = web.AppKey("revoked", Revoked)

@@ -107,6 +107,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
             raise
         if not response.prepared:
             response.headers.setdefault("Cache-Control", "private, no-cache")
+            response.headers.add("Vary", "Authorization")  # whoever else uses this browser has another token
         return response
 
 
@@ -124,7 +125,8 @@ def route_of(request: web.Request) -> str:
 def client_ip(request: web.Request, trusted: tuple[Network, ...]) -> str:
     """The client's address; forwarding headers are believed as far as they come from trusted proxies."""
     address = request.remote or ""
-    forwarded = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
+    given = request.headers.get("X-Forwarded-For")
+    forwarded = [part.strip() for part in given.split(",")] if given else []
     while forwarded and _within(address, trusted):
         candidate = forwarded.pop()
         if not _is_address(candidate):

@@ -4,7 +4,7 @@ import msgspec
 from aiohttp import web
 
 from ottoai import trace
-from ottoai.errors import NotFound, OttoError, TooLarge
+from ottoai.errors import NotFound, OttoError, PreconditionFailed, TooLarge, UnsupportedMedia
 
 CONTENT_TYPE = "application/problem+json"
 TYPES = "/docs/problems/"  # where a problem's type leads to, under the API's own address
@@ -33,6 +33,10 @@ def of(error: OttoError, request: web.Request) -> web.Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 426:
         headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})
+    if isinstance(error, PreconditionFailed) and error.version is not None:
+        headers["ETag"] = f'"{error.version}"'
+    if isinstance(error, UnsupportedMedia):
+        headers["Accept-Patch" if request.method == "PATCH" else "Accept-Post"] = error.accepted
     return _response(error.status, error.type, error.title, error.detail, request, headers)
 
 

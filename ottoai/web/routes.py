@@ -7,8 +7,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
-from ottoai.web import asyncapi, emit, internal, ops, problem, quarantine, stream, webhooks, ws
-from ottoai.web.api import calls, events, leads, missed_calls
+from ottoai.web import asyncapi, docs, emit, internal, openapi, ops, problem, quarantine, stream, webhooks, ws
+from ottoai.web.api import calls, events, leads, messages, missed_calls, settings, tasks, timeline
 from ottoai.webhooks import callrail, twilio
 
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -41,17 +41,28 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ops", ops.page),
     ("GET", "/ops/quarantine", quarantine.page),
     ("POST", "/ops/quarantine/replay", quarantine.replay),
+    ("GET", "/docs", docs.page),
     ("GET", "/docs/problems/{type}", problem.explain),
-    ("GET", "/asyncapi.json", asyncapi.describe),
+    ("GET", "/openapi.json", openapi.get_openapi),
+    ("GET", "/asyncapi.json", asyncapi.get_asyncapi),
     ("GET", "/static/{name:[a-z]{1,20}[.](css|js)}", static),
-    ("GET", "/api/events", events.poll),
-    ("GET", "/api/events/stream", stream.connect),
+    ("GET", "/api/events", events.poll_events),
+    ("GET", "/api/events/stream", stream.stream_events),
     ("GET", "/api/calls", calls.list_calls),
     ("GET", "/api/calls/{id}", calls.get_call),
     ("GET", "/api/leads", leads.list_leads),
     ("GET", "/api/leads/{id}", leads.get_lead),
+    ("PATCH", "/api/leads/{id}", leads.change_lead),
+    ("GET", "/api/leads/{id}/messages", messages.list_messages),
+    ("POST", "/api/leads/{id}/messages", messages.send_message),
+    ("GET", "/api/leads/{id}/timeline", timeline.list_timeline),
+    ("GET", "/api/tasks", tasks.list_tasks),
+    ("GET", "/api/tasks/{id}", tasks.get_task),
+    ("PATCH", "/api/tasks/{id}", tasks.change_task),
     ("GET", "/api/missed-calls", missed_calls.list_missed_calls),
     ("GET", "/api/missed-calls/{id}", missed_calls.get_missed_call),
+    ("GET", "/api/settings", settings.get_settings),
+    ("PATCH", "/api/settings", settings.change_settings),
 )
 
 

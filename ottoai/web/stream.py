@@ -20,7 +20,8 @@ from ottoai.realtime.hub import Since
 from ottoai.realtime.messages import AuthExpired, CloseCode, End, Welcome
 from ottoai.realtime.wheel import HEARTBEAT, STALE
 from ottoai.realtime.wires import EVENT_STREAM
-from ottoai.web import keys
+from ottoai.web import inputs, keys
+from ottoai.web.api.events import StreamQuery
 from ottoai.web.channels import parse_since, wanted
 from ottoai.web.middlewares import client_ip
 
@@ -33,16 +34,19 @@ HEADERS: Final = {
 }
 
 
-async def connect(request: web.Request) -> web.StreamResponse:
-    """Stream the events of `channel` (one or several), from `Last-Event-ID` or `since` on, until the token expires."""
+async def stream_events(request: web.Request) -> web.StreamResponse:
+    """Events as they happen, as server-sent events: those of `channel` (one or several), from `Last-Event-ID` or
+    `since` on, until the token expires.
+    """
     app, principal = request.app, request[keys.PRINCIPAL]
     if request.method != "GET":
         raise web.HTTPMethodNotAllowed(request.method, ["GET"])
     if request.version < HttpVersion11:
         raise InvalidInput("The event stream needs HTTP/1.1: tell the proxy (nginx: proxy_http_version 1.1).")
-    channels = await wanted(request)
+    asked = inputs.query(request, StreamQuery)
+    channels = await wanted(request, asked.channel)
     last = request.headers.get("Last-Event-ID")
-    since = parse_since(last, "Last-Event-ID") if last else parse_since(request.query.get("since"))
+    since = parse_since(last, "Last-Event-ID") if last else parse_since(asked.since or None)
     if app[keys.HEALTH].draining:
         raise Draining
     transport = request.transport

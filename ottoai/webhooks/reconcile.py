@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from ottoai.domain import calls, outbox, reconciliations, tenants
+from ottoai.domain import calls, outbox, reconciliations, rescue, tenants
 from ottoai.domain.calls import Known, Report
 from ottoai.domain.reconciliations import Standing
 from ottoai.domain.tenants import Access, Tenant
@@ -24,7 +24,7 @@ from ottoai.webhooks.callrail_api import Api
 from ottoai.webhooks.callrail_list import COMPANY_ID, Listed, Span, read_call
 from ottoai.webhooks.receive import Ingest, quarantine, record
 
-FIRST_LOOK: Final = calls.RESCUE_WINDOW  # of a tenant that was never compared: what can still be rescued
+FIRST_LOOK: Final = rescue.WINDOW  # of a tenant that was never compared: what can still be rescued
 # Calls that began so recently are looked at again: CallRail finishes a call up to 20 minutes after hang-up and lists it
 # by its beginning, so that this is room for those 20 minutes and a long call before them.
 OVERLAP: Final = timedelta(hours=2)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import msgspec
 from twilio.request_validator import RequestValidator
@@ -22,6 +23,7 @@ from ottoai.domain.messages import Fate, Nothing, Text, TextStatus
 from ottoai.errors import InvalidInput
 from ottoai.webhooks.delivery import Delivery, Raw
 from ottoai.webhooks.fields import MAX_TEXT, believed, checked_id, plain, read
+from ottoai.webhooks.twilio_errors import sort_of
 
 NAME: Final = "twilio"
 OWNER: str = "AccountSid"
@@ -228,10 +230,27 @@ def _text(raw: Raw) -> Delivery:
     report: Text | TextStatus | Nothing = Nothing(external_id=sid)
     if fields.status not in RECEIVED:
         code = plain(fields.error_code)
-        report = TextStatus(external_id=sid, status=FATES[fields.status], error_code=code)
+        sort = sort_of(code) if code else None
+        report = TextStatus(
+            external_id=sid,
+            status=FATES[fields.status],
+            error_code=code,
+            message_id=_our_id(raw.url),
+            untextable=sort == "untextable",
+            opts_out=sort == "opted_out",
+        )
     elif phone := _phone(fields.from_):  # a short code is nobody to call back
         report = Text(external_id=sid, direction="inbound", phone=phone, body=plain(fields.body, MAX_TEXT) or "")
     return Delivery(external_id=sid, variant=fields.status, report=report)
+
+
+def _our_id(url: str) -> str | None:
+    """Our id of a text, which the address that Twilio was given for it carries."""
+    told = parse_qs(urlsplit(url).query).get("message", [""])[0]
+    try:
+        return str(UUID(told))
+    except ValueError:
+        return None
 
 
 def _phone(told: str | None) -> str | None:

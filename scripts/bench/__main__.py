@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from scripts.bench import broadcast, drain, duplicates, idle, rooms, stalled, webhooks
+from scripts.bench import broadcast, drain, duplicates, idle, jobs, rescue, rooms, stalled, webhooks
 from scripts.bench.measure import Busy, Result, machine, raise_file_limit
 
 BENCHES = {
@@ -19,6 +19,8 @@ BENCHES = {
     "stalled": stalled.run,
     "drain": drain.run,
     "idle": idle.run,
+    "jobs": jobs.run,
+    "rescue": rescue.run,
 }
 RESULTS = Path("bench-results")
 VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}

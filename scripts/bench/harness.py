@@ -44,6 +44,7 @@ class Stage(msgspec.Struct, frozen=True):
 
     config: Config
     apis: tuple[Api, ...]
+    environ: dict[str, str]  # for further processes
 
     @property
     def base(self) -> str:
@@ -87,15 +88,16 @@ async def stage(
         config = Config.load(settings)
         migrate(config.database_url)
         await _add_tenants(config, count)
+        environ = {**os.environ, **settings}
         started = []
         for _ in range(apis):
             port = free_port()
             words = [sys.executable, "-m", "ottoai", "api"]
-            environ = {**os.environ, **settings, "PORT": str(port)}
-            process = stack.enter_context(child(words, cores=api_cores() if pinned else every_core(), env=environ))
+            env = {**environ, "PORT": str(port)}
+            process = stack.enter_context(child(words, cores=api_cores() if pinned else every_core(), env=env))
             started.append(Api(f"http://127.0.0.1:{port}", psutil.Process(process.pid)))
             await _ready(started[-1].base)
-        yield Stage(config, tuple(started))
+        yield Stage(config, tuple(started), environ)
 
 
 async def _add_tenants(config: Config, count: int) -> None:

@@ -17,6 +17,7 @@ from ottoai.realtime import messages, wheel
 from ottoai.realtime.messages import CLOSES, CloseCode, Envelope
 from ottoai.web import asyncapi, keys
 from ottoai.web.limits import SETTINGS
+from ottoai.web.schemas import sentence
 from scripts import generate
 from tests.conftest import make_config
 from tests.helpers import deliver, get, report, until
@@ -206,7 +207,7 @@ def test_it_has_the_messages_of_the_types_and_no_others(document):
     assert set(described) == set(EVERY)
     for name, message in described.items():
         assert message["name"] == name
-        assert message["description"] == asyncapi.sentence(EVERY[name])
+        assert message["description"] == sentence(EVERY[name])
         schema = resolve(document, message["payload"]["$ref"])
         if name == "event":
             schema = resolve(document, schema["allOf"][0]["$ref"])

@@ -107,7 +107,7 @@ async def test_what_nobody_enqueued_falls_due_and_what_waits_is_not_doubled(conf
     with beat_of(config, db) as beat:
         for _ in range(3):
             await beat.run_once()
-    (urgent, _) = queues.depths()
+    (urgent, *_) = queues.depths()
     assert queues.waiting() == {job.id}
     assert urgent.length == 1
 

@@ -9,12 +9,14 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
+from rq.worker import WorkerStatus
 
-from jobs import dashboard
+from jobs import dashboard, run
+from jobs.context import Retry, Staged
 from ottoai.errors import ConfigError
 from ottoai.metrics import Metrics
-from ottoai.queue import Queues
-from tests.background import process, redis_of, stage, worker_of
+from ottoai.queue import QUEUES, Queues
+from tests.background import Gate, eventually, process, redis_of, serving, stage, worker_of
 from tests.conftest import make_config
 
 PAGES = (
@@ -27,6 +29,7 @@ PAGES = (
     "/0/data/queues.json",
     "/0/data/workers.json",
     "/0/data/jobs/default/failed/8/asc/1.json",
+    "/0/view/jobs/bulk/started/8/asc/1",
     "/static/css/main.css",
     "/favicon.ico",
 )
@@ -78,7 +81,7 @@ async def test_every_page_works_for_operators_and_tells_nothing_of_redis(base, c
         queues = Queues(connection)
         queues.enqueue([stage(config.database_url, "of_another_version")])
         async with worker_of(config, Metrics("test")) as made:
-            made._register()
+            made.register(WorkerStatus.IDLE)
             password = urlsplit(config.redis_url).password
             for path in PAGES:
                 for user in ("operator:secret", "anna:passwort-ä"):
@@ -92,6 +95,30 @@ async def test_every_page_works_for_operators_and_tells_nothing_of_redis(base, c
                     assert headers["X-Content-Type-Options"] == "nosniff"
                     assert "Werkzeug" not in headers["Server"]
             assert "worker-test" in ask(base, "/0/data/workers.json")[2]
+
+
+async def test_it_shows_all_jobs_that_run_and_nothing_of_what_they_are_about(base, config, db, demo, monkeypatch):
+    gate = Gate()
+    monkeypatch.setitem(run.JOBS, "waits", Staged(gate, Retry(attempts=1, first=0, longest=0)))
+    with closing(redis_of(config)) as connection:
+        queues = Queues(connection)
+        for name in QUEUES:
+            queues.enqueue([stage(config.database_url, "waits", queue=name) for _ in range(2)])
+        async with serving(config, Metrics("test")):
+            await eventually(lambda: len(gate.running) == 6)
+            shown = ask(base, "/0/data/workers.json")[2]
+            assert '"state": "busy"' in shown or '"state":"busy"' in shown
+            assert [job_id for job_id in gate.running if job_id in shown]
+            for name in QUEUES:
+                started = ask(base, f"/0/data/jobs/{name}/started/8/asc/1.json")[2]
+                assert len([job_id for job_id in gate.running if job_id in started]) == 2
+            for job_id in gate.running:
+                told = ask(base, f"/0/data/job/{job_id}.json")[2]
+                assert f" {job_id}" in told
+                assert "demo" not in told
+            gate.open.set()
+            await eventually(lambda: not queues.waiting() and all(not d.jobs["started"] for d in queues.depths()))
+        assert '"workers":[]' in ask(base, "/0/data/workers.json")[2].replace(" ", "")
 
 
 def test_the_other_instances_that_the_dashboard_could_have_are_not_there(base):

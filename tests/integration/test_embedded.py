@@ -88,7 +88,7 @@ def test_rows_survive_a_restart_on_the_same_port(database: embedded.PostgresServ
 def test_keys_survive_a_restart_on_the_same_port(store: embedded.RedisServer) -> None:
     with redis.Redis.from_url(store.url) as client:
         client.set("kept", "1")
-        assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+        assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "volatile-lru"
         store.stop()
         with pytest.raises(redis.ConnectionError):
             client.ping()
@@ -114,7 +114,7 @@ def test_redis_cli_works_as_the_guide_says(redis_cli: str, store: embedded.Redis
     done = subprocess.run([redis_cli, "-u", store.url, "ping"], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (0, "PONG\n")
     done = subprocess.run([redis_cli, "-u", store.url, "info"], capture_output=True, text=True, timeout=20, check=False)
-    assert "maxmemory_policy:noeviction" in done.stdout
+    assert "maxmemory_policy:volatile-lru" in done.stdout
 
 
 def test_redis_cli_monitors(redis_cli: str, store: embedded.RedisServer) -> None:

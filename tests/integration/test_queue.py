@@ -13,7 +13,7 @@ from tests.background import eventually, redis_of
 from tests.conftest import make_config
 
 NOWHERE = "redis://127.0.0.1:1/0"
-JOBS = [Due(f"00000000-0000-0000-0000-{number:012}", queue.QUEUES[number % 2]) for number in range(6)]
+JOBS = [Due(f"00000000-0000-0000-0000-{number:012}", queue.QUEUES[number % 2], "demo") for number in range(6)]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_a_lost_redis_is_said_once(database_url, caplog):
 
 def test_a_queue_nobody_serves_is_not_used(connection):
     queues = Queues(connection)
-    queues.enqueue([Due(JOBS[0].id, "of another version")])
+    queues.enqueue([Due(JOBS[0].id, "of another version", "demo")])
     assert queues.waiting() == {JOBS[0].id}
 
 
@@ -71,10 +71,11 @@ def test_depths_tell_length_age_and_states(connection):
     assert [(depth.queue, depth.length, depth.oldest_seconds) for depth in queues.depths()] == [
         ("urgent", 0, 0),
         ("default", 0, 0),
+        ("bulk", 0, 0),
     ]
     queues.enqueue([job for job in JOBS if job.queue == "urgent"])
     time.sleep(0.2)
-    urgent, default = queues.depths()
+    urgent, default, _ = queues.depths()
     assert (urgent.length, default.length) == (3, 0)
     assert 0.2 <= urgent.oldest_seconds < 2
     assert urgent.jobs == {"queued": 3, "started": 0, "scheduled": 0, "deferred": 0, "failed": 0, "finished": 0}

@@ -100,7 +100,7 @@ async def test_a_call_whose_webhook_was_lost_is_rescued_once_by_the_real_worker(
         with closing(redis_of(pointed)) as connection:
             for _ in range(2):
                 Queues(connection).enqueue_periodic("reconcile")
-                for _ in range(2):  # the comparison, and the text that it staged
+                for _ in range(3):  # the comparison, the rescue that it staged, and that one's text
                     await asyncio.to_thread(made.run_once)
                 due_now(database_url)
     assert events(database_url) == [
@@ -109,6 +109,7 @@ async def test_a_call_whose_webhook_was_lost_is_rescued_once_by_the_real_worker(
         "telephony.call.completed",
         "telephony.call.missed",
         "missed_call.queued",
+        "telephony.sms.status",
         "telephony.sms.sent",
         "missed_call.texted",
     ]

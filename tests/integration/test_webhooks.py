@@ -27,7 +27,7 @@ async def test_missed_call_becomes_call_lead_rescue_and_job(base, database_url):
         (4, "telephony.call.missed"),
         (5, "missed_call.queued"),
     ]
-    assert of_tenant(database_url, "select job, state from outbox") == [("text_missed_call", "open")]
+    assert of_tenant(database_url, "select job, state from outbox") == [("follow_up", "open")]
     assert of_tenant(database_url, "select count(*) from payloads where error is null") == [(1,)]
 
 

@@ -53,6 +53,7 @@ def rows(t: Planted) -> Iterator[tuple[str, dict[str, Any]]]:
     call = {"1": {"customer_phone": t.phone, "customer_name": f"{w} in a report", "direction": "inbound"}}
     yield "leads", {
         "id": t.lead, "phone": t.phone, "name": f"{w} lead name", "source": f"{w} lead source", "last_contact_at": at,
+        "named_by": t.user,
     }  # fmt: skip
     yield "calls", {
         "id": t.uuid(2), "lead_id": t.lead, "provider": "callrail", "external_id": f"{w}-call", "status": "completed",

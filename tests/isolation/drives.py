@@ -5,15 +5,22 @@ from below (`public`, `listing`, `things`, `channels`, `callrail_webhook`) or wr
 requests to make. Each is made many times, with every method, token and forged header of `disguises`.
 """
 
-import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import jwt
 import msgspec
 
+from ottoai.web import inputs
+from ottoai.web.api.calls import CallQuery
+from ottoai.web.api.leads import LeadQuery
+from ottoai.web.api.messages import MessageQuery
+from ottoai.web.api.missed_calls import MissedCallQuery
+from ottoai.web.api.tasks import TaskQuery
+from ottoai.web.api.timeline import TimelineQuery
 from ottoai.web.routes import ROUTES
 from ottoai.webhooks import callrail, twilio
 from tests.conftest import SECRET, SIGNING_KEY
@@ -22,6 +29,14 @@ from tests.isolation.canaries import THING_IDS, A, B
 
 MISSING: Final = "11111111-1111-4111-8111-111111111111"
 FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
+LISTS: Final = {
+    "/api/calls": ("calls", CallQuery),
+    "/api/leads": ("leads", LeadQuery),
+    "/api/leads/{id}/messages": ("messages", MessageQuery),
+    "/api/leads/{id}/timeline": ("timeline", TimelineQuery),
+    "/api/tasks": ("tasks", TaskQuery),
+    "/api/missed-calls": ("missed_calls", MissedCallQuery),
+}
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -45,10 +60,27 @@ def public(*queries: str) -> Drive:
 
 def listing(path: str) -> Iterable[Ask]:
     """A list of the tenant's own: with B's id wherever one could be believed, and B's place as a cursor."""
-    cursor = base64.urlsafe_b64encode(f"2099-01-01T00:00:00+00:00|{B.lead}".encode()).decode()
-    words = ("", "limit=200", f"cursor={cursor}", f"lead_id={B.lead}", f"q={B.word}", f"phone=%2B{B.phone[1:]}")
+    values = {
+        "limit": "200", "cursor": place_of_b(path), "lead_id": B.lead, "q": B.word, "name": B.word,
+        "phone": B.phone, "assigned_to": B.user, "kind": f"{B.word}-kind",
+    }  # fmt: skip
+    words = ("", *(f"{name}={quote(value)}" for name, value in values.items()))
     tenants = [f"{name}={B.id}" for name in ("tenant_id", "tenant", "org", "org_id", "company_id")]
     return [Ask(f"{path}?{query}") for query in (*words, *tenants)]
+
+
+def place_of_b(path: str) -> str:
+    """A cursor of this list, without filters, at a row of B's."""
+    name, kind = LISTS[path]
+    filters = inputs.filters(kind()) | ({"lead_id": A.lead} if "{id}" in path else {})
+    return inputs.cursor_of(datetime(2099, 1, 1, tzinfo=UTC), B.lead, msgspec.json.encode((name, filters)))
+
+
+def of_a_lead(path: str) -> Iterable[Ask]:
+    """A list of what one lead has: B's lead, and B's place among what A's has."""
+    yield from things("lead")(path)
+    own = path.replace("{id}", A.lead)
+    yield from (Ask(f"{own}?{query}") for query in (f"cursor={place_of_b(path)}", f"lead_id={B.lead}"))
 
 
 def things(noun: str) -> Drive:
@@ -64,6 +96,33 @@ def things(noun: str) -> Drive:
         yield Ask(path.replace("{id}", own) + f"?id={foreign}&tenant_id={B.id}")
 
     return drive
+
+
+def changes(noun: str, body: dict[str, Any]) -> Drive:
+    """A change of /api/NOUN/{id}, or below it, that would be made if the id were A's, with B's ids in every spelling;
+    and of A's own, naming B wherever a tenant or a thing could be named.
+    """
+    own, foreign = A.uuid(THING_IDS[noun]), B.uuid(THING_IDS[noun])
+    headers = {"Content-Type": "application/json", "If-Match": "*"}
+
+    def drive(path: str) -> Iterable[Ask]:
+        for wanted in (foreign, foreign.upper(), f"{own},{foreign}", f"{foreign}%00", MISSING, B.lead, B.uuid(3), "x"):
+            yield Ask(path.replace("{id}", wanted), msgspec.json.encode(body), headers)
+            keyed = {**headers, "If-Match": '"1"', "Idempotency-Key": f"{B.word}-request-key"}
+            yield Ask(path.replace("{id}", wanted), msgspec.json.encode(body), keyed)
+        for named in ({"tenant_id": B.id}, {"id": foreign}, {"lead_id": B.lead}, {"author": B.user}):
+            yield Ask(path.replace("{id}", own), msgspec.json.encode(body | named), headers)
+        yield Ask(path.replace("{id}", own) + f"?id={foreign}&tenant_id={B.id}", msgspec.json.encode(body), headers)
+
+    return drive
+
+
+def settings(path: str) -> Iterable[Ask]:
+    """The settings, as a member and naming B's."""
+    headers = {"Content-Type": "application/json", "If-Match": "*"}
+    for body in ({"name": "Robin's"}, {"id": B.id}, {"tenant_id": B.id, "name": "Mine"}, {}):
+        for query in ("", f"?tenant_id={B.id}", f"?id={B.id}"):
+            yield Ask(path + query, msgspec.json.encode(body), headers)
 
 
 def channels(path: str) -> Iterable[Ask]:
@@ -168,6 +227,8 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
         Ask(path, b"all=1", FORM),
     ],
     ("GET", "/docs/problems/{type}"): public(),
+    ("GET", "/docs"): public(),
+    ("GET", "/openapi.json"): public(),
     ("GET", "/asyncapi.json"): public(),
     ("GET", "/static/{name}"): lambda _: [Ask("/static/otto.js"), Ask(f"/static/{B.word}.js")],
     ("GET", "/api/events"): channels,
@@ -176,6 +237,15 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
     ("GET", "/api/calls/{id}"): things("call"),
     ("GET", "/api/leads"): listing,
     ("GET", "/api/leads/{id}"): things("lead"),
+    ("PATCH", "/api/leads/{id}"): changes("lead", {"name": "taken over"}),
+    ("POST", "/api/leads/{id}/messages"): changes("lead", {"body": "taken over"}),
+    ("PATCH", "/api/tasks/{id}"): changes("task", {"status": "done", "assigned_to": "me"}),
+    ("PATCH", "/api/settings"): settings,
+    ("GET", "/api/leads/{id}/messages"): of_a_lead,
+    ("GET", "/api/leads/{id}/timeline"): of_a_lead,
+    ("GET", "/api/tasks"): listing,
+    ("GET", "/api/tasks/{id}"): things("task"),
+    ("GET", "/api/settings"): public(),
     ("GET", "/api/missed-calls"): listing,
     ("GET", "/api/missed-calls/{id}"): things("missed_call"),
 }
@@ -186,6 +256,11 @@ SHOWN_TO_B: Final = {
     f"/api/calls/{B.uuid(2)}": f"{B.word} customer",
     "/api/leads": f"{B.word} lead name",
     f"/api/leads/{B.lead}": f"{B.word} lead name",
+    f"/api/leads/{B.lead}/messages": f"{B.word} message body",
+    f"/api/leads/{B.lead}/timeline": f"{B.word} task about",
+    "/api/tasks": f"{B.word} task about",
+    f"/api/tasks/{B.uuid(5)}": f"{B.word} task about",
+    "/api/settings": B.id,
     "/api/missed-calls": B.uuid(3),
     f"/api/missed-calls/{B.uuid(3)}": B.uuid(3),
     "/api/events?since=0": f"{B.word} in the log",

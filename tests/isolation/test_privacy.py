@@ -164,9 +164,20 @@ async def test_nothing_is_left_of_an_erased_phone(two, base, run, config, db, ma
     seqs = [row["seq"] for row in json_rows(database_url, "events")]
     b_before, stranger = dump(database_url, B.id), lead_of(database_url, STRANGER)
 
+    lists = (
+        "/api/calls",
+        "/api/leads",
+        "/api/missed-calls",
+        f"/api/leads/{lead_of(database_url, PERSON)[0]['id']}/timeline",
+    )
+    cached = {path: await get(base, path, make_token(A.id)) for path in lists}
+    assert all(PERSON in json.dumps(page) for _, _, page in cached.values() if "phone" in json.dumps(page))
     code, _, told = await off_loop(run, "erase", A.id, "--phone", PERSON, "--yes")
     assert code == 0, told
     assert "erased 1 row of leads" in told
+    for path, (_, headers, _) in cached.items():  # what was cached of it is not served any more
+        status, _, page = await get(base, path, make_token(A.id), **{"If-None-Match": headers["ETag"]})
+        assert (status, NATIONAL in digits(json.dumps(page))) == (404 if "timeline" in path else 200, False), path
     text = everything(database_url)
     assert NATIONAL not in digits(text)
     assert "Robin Person" not in text
@@ -249,8 +260,8 @@ async def test_a_text_that_waits_is_not_sent(demo, run, config, db, database_url
 def put(config: Config, url: str) -> bool:
     """What beat does: enqueue what is open; whether all is done."""
     with closing(client(config)) as connection:
-        ids = execute(url, "select id::text, queue from outbox where state = 'open'")
-        Queues(connection).enqueue(Due(str(one), str(queue)) for one, queue in ids)
+        ids = execute(url, "select id::text, queue, tenant_id from outbox where state = 'open'")
+        Queues(connection).enqueue(Due(str(one), str(queue), str(tenant)) for one, queue, tenant in ids)
     return not ids
 
 

@@ -76,9 +76,10 @@ def test_lines_pass_unaltered_behind_the_name(tmp_path: Path) -> None:
     assert 'api  | {"a": "ä|"}\n'.encode() in out.getvalue()
 
 
-def test_a_dead_one_is_started_again_and_said_so(tmp_path: Path) -> None:
-    with supervised({"api": SLEEPER, "beat": python("raise SystemExit(3)")}, tmp_path) as (_, out):
-        eventually(lambda: out.getvalue().count(b"beat ended with code 3") >= 2)
+@pytest.mark.parametrize("code", [3, 0])  # 0: a worker that has grown too large
+def test_one_that_ended_is_started_again_and_said_so(tmp_path: Path, code: int) -> None:
+    with supervised({"api": SLEEPER, "beat": python(f"raise SystemExit({code})")}, tmp_path) as (_, out):
+        eventually(lambda: out.getvalue().count(f"beat ended with code {code}".encode()) >= 2)
     said = out.getvalue().decode()
     assert "starting it again in 0.5 s" in said
     assert "starting it again in 1 s" in said

@@ -13,7 +13,7 @@ from jobs.context import Retry
 from jobs.outage import LONGEST_WAIT, Outage
 from jobs.run import JOBS, PERIODIC, described
 from jobs.schedule import ENTRIES, Entry
-from jobs.text_missed_call import TEXT_MISSED_CALL
+from jobs.send_text import SEND_TEXT
 from ottoai.errors import InvalidInput
 from ottoai.queue import QUEUES
 
@@ -26,9 +26,9 @@ def test_backoff_doubles_up_to_its_limit_and_is_spread():
 
 
 def test_a_carriers_hiccup_is_outlasted_while_a_caller_still_waits():
-    retry = TEXT_MISSED_CALL.retry
+    retry = SEND_TEXT.retry
     longest = sum(min(retry.longest, retry.first * 2**n) for n in range(retry.attempts - 1))
-    assert 120 <= longest <= 300
+    assert 240 <= longest <= 480
 
 
 def test_of_an_error_the_outbox_keeps_no_data_of_a_tenant():

@@ -1,12 +1,12 @@
 """GET /api/events: the log by long poll, with the rights and the cursor of the live connections."""
 
 import time
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
 
-from ottoai.errors import InvalidInput
 from ottoai.realtime.stream import Stream
 from ottoai.web import inputs, keys
 from ottoai.web.api.reading import respond
@@ -14,6 +14,32 @@ from ottoai.web.channels import parse_since, wanted
 
 MAX_WAIT: Final = 25  # seconds: proxies end what is silent for 30
 LOOK: Final = 1.0  # seconds between two looks whether the client is still there
+
+
+PLACE: Final = r"^([0-9]{1,19}[.])?[0-9]{1,19}$"
+
+Channels = Annotated[
+    list[str],
+    Meta(description="What to listen to: `tenant:{id}:events`, `lead:{id}:timeline` or `user:{id}:tasks`, as often as "
+    "there are channels. Without any, the tenant's."),
+]  # fmt: skip
+Since = Annotated[
+    str, Meta(pattern=PLACE, description="The place to go on from: `epoch.seq`, or a number of the current epoch.")
+]
+
+
+class StreamQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an event stream may be asked for."""
+
+    channel: Channels = []
+    since: Since | UnsetType = UNSET
+
+
+class EventQuery(StreamQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a long poll may be asked for."""
+
+    limit: Annotated[int, Meta(ge=1, le=inputs.MAX_PAGE_SIZE, description="Most events at once.")] = inputs.PAGE_SIZE
+    wait: Annotated[int, Meta(ge=0, le=MAX_WAIT, description="Seconds to wait for the first.")] = 0
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -28,14 +54,15 @@ class Events(msgspec.Struct, frozen=True):
     recovered: bool | None
 
 
-async def poll(request: web.Request) -> web.Response:
-    """At most `limit` durable events of `channel` (one or several) after `since`, waiting up to `wait` seconds for the
-    first; without `since` at once where the log stands.
+async def poll_events(request: web.Request) -> web.Response:
+    """Events of the log, by long poll: at most `limit` durable ones of `channel` (one or several) after `since`,
+    waiting up to `wait` seconds for the first; without `since` at once where the log stands.
     """
     app, principal = request.app, request[keys.PRINCIPAL]
-    limit, wait = inputs.page_size(request), _wait(request)
-    channels = await wanted(request)
-    since = parse_since(request.query.get("since"))
+    asked = inputs.query(request, EventQuery)
+    limit, wait = asked.limit, asked.wait
+    channels = await wanted(request, asked.channel)
+    since = parse_since(asked.since or None)
     hub = app[keys.HUB]
     stream = await hub.stream(principal.tenant_id)
     recovered = await hub.reaches(stream, since)
@@ -67,10 +94,3 @@ async def _grown(request: web.Request, stream: Stream, deadline: float) -> bool:
         if stream.flushed > known:
             return True
     return False
-
-
-def _wait(request: web.Request) -> int:
-    given = request.query.get("wait", "0")
-    if len(given) > 3 or not given.isdecimal() or int(given) > MAX_WAIT:
-        raise InvalidInput(f"wait: must be a whole number of seconds from 0 to {MAX_WAIT}")
-    return int(given)

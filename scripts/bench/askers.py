@@ -1,0 +1,115 @@
+"""Clients of the HTTP API that ask one thing after the other, each on a connection of its own."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import msgspec
+
+from scripts.bench.measure import median, percentile
+
+END = b"\r\n\r\n"
+LENGTH = b"content-length: "
+
+
+class Answers(msgspec.Struct):
+    """What came back."""
+
+    latencies: list[float] = []
+    statuses: dict[int, int] = {}
+    size: int = 0  # bytes of the bodies
+    took: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Good answers a second."""
+        return sum(count for status, count in self.statuses.items() if status in {200, 304}) / self.took
+
+    @property
+    def errors(self) -> int:
+        """Answers that were none."""
+        return sum(count for status, count in self.statuses.items() if status not in {200, 304})
+
+    def told(self) -> str:
+        """In a line."""
+        p50, p95, p99 = (percentile(self.latencies, share) * 1000 for share in (0.5, 0.95, 0.99))
+        return f"{self.rate:,.0f}/s, p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms, errors {self.errors}"
+
+    @property
+    def p50(self) -> float:
+        """The median, in milliseconds."""
+        return median(self.latencies) * 1000
+
+
+def get(base: str, path: str, token: str) -> bytes:
+    """A request as it goes over the wire."""
+    host = urlsplit(base).netloc
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+
+
+class Asker(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, ask: Callable[[], bytes], answers: Answers, until: float, done: asyncio.Future[None]) -> None:
+        self._ask = ask
+        self._answers = answers
+        self._until = until
+        self._done = done
+        self._buffer = bytearray()
+        self._expected = 0  # bytes of the answer that is coming, once that is known
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the first time."""
+        self._transport = transport
+        self._next()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of an answer."""
+        buffer = self._buffer
+        buffer += data
+        if not self._expected:
+            head = buffer.find(END)
+            if head < 0:
+                return
+            fields = bytes(buffer[:head]).lower()
+            start = fields.find(LENGTH)
+            length = int(fields[start + len(LENGTH) :].partition(b"\r\n")[0]) if start >= 0 else 0
+            self._expected = head + len(END) + length
+            self._answers.size += length
+        if len(buffer) >= self._expected:
+            self._answers.latencies.append(time.monotonic() - self._asked)
+            status = int(buffer[9:12])
+            self._answers.statuses[status] = self._answers.statuses.get(status, 0) + 1
+            del buffer[: self._expected]
+            self._expected = 0
+            self._next()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The end; before its time it counts as an error."""
+        if not self._done.done():
+            self._answers.statuses[0] = self._answers.statuses.get(0, 0) + 1
+            self._done.set_result(None)
+
+    def _next(self) -> None:
+        self._asked = time.monotonic()
+        if self._asked >= self._until:
+            self._done.set_result(None)
+            self._transport.close()
+            return
+        self._transport.write(self._ask())  # type: ignore[attr-defined]
+
+
+async def ask(base: str, what: Callable[[], bytes], *, clients: int, seconds: float) -> Answers:
+    """So many clients ask for `what`, for so long."""
+    url, loop, answers = urlsplit(base), asyncio.get_running_loop(), Answers()
+    began = time.monotonic()
+    ends = []
+    for _ in range(clients):
+        done = loop.create_future()
+        ends.append(done)
+        asker = Asker(what, answers, began + seconds, done)
+        await loop.create_connection(lambda asker=asker: asker, url.hostname, url.port)
+    await asyncio.gather(*ends)
+    answers.took = time.monotonic() - began
+    return answers
