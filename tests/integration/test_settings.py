@@ -130,7 +130,7 @@ async def test_nobody_is_texted_on_a_holiday(base, command, database_url, monkey
     monkeypatch.setattr(receive, "ROUTES_KEPT", (0.0, 0.0))  # a process remembers a tenant's hours for some seconds
     zone = ZoneInfo("America/New_York")
     today = datetime.now(zone).date()
-    assert (await command("tenant", "set", "demo", "--holidays", str(today)))[0] == 0
+    assert (await command("tenant", "set", "demo", "--holidays", f"{today}"))[0] == 0
     assert (await deliver(base, "call-complete", report("call-complete", 7001)))[0] == 200
     [(due,)] = of_tenant(database_url, "select text_due_at from missed_calls")
     assert due.astimezone(zone).date() == today + timedelta(days=1)
