@@ -228,12 +228,12 @@ async def test_every_row_comes_once_whatever_is_added_meanwhile(
         query = f"limit={limit}" + (f"&cursor={cursor}" if cursor else "")
         _, _, page = await get(base, f"{path}{'&' if '?' in path else '?'}{query}", make_token())
         found += [item.get("item", item)["id"] for item in page["items"]]
+        assert len(found) == len(set(found)), "nothing comes twice"
         cursor = page["next_cursor"]
         if cursor is None:
             break
         for n, minute in enumerate(meanwhile.pop(0) if meanwhile else ()):
             plant(database_url, of(n), lead, minute)
-    assert len(found) == len(set(found)), "nothing comes twice"
     assert there <= set(found), "nothing is left out"
 
 
