@@ -9,6 +9,7 @@ import { Otto } from "./otto.js";
 const LISTS = { calls: "/api/calls", leads: "/api/leads", missed_calls: "/api/missed-calls", tasks: "/api/tasks" };
 const NOUNS = { "telephony.call": "calls", "telephony.sms": "messages", lead: "leads", missed_call: "missed_calls", task: "tasks" };
 const SHOWN = 50; // rows of a list
+const KNOWN = 1000; // items of a noun; those that changed longest ago are forgotten
 const KEPT = 200; // events on the screen
 const RELOAD_MS = 2000; // after a load that failed
 
@@ -29,7 +30,10 @@ let spoken = []; // what the screen reader is to be told
 /** Keep an item, unless a newer version is known. */
 function keep(noun, item) {
   if (known[noun].get(item.id)?.version >= item.version) return;
+  known[noun].delete(item.id);
   known[noun].set(item.id, item);
+  const [oldest] = known[noun].keys();
+  if (known[noun].size > KNOWN && oldest !== selected) known[noun].delete(oldest);
   if (noun === "leads" && item.phone === awaited) {
     awaited = null;
     select(item.id);
@@ -87,6 +91,7 @@ async function load() {
     if (selected) await loadTimeline();
     draw();
     loaded = true;
+    document.querySelector("main").ariaBusy = "false";
   } catch (error) {
     say("told", `Not loaded: ${error.message} Trying again.`);
     setTimeout(load, RELOAD_MS);
@@ -249,6 +254,7 @@ on("pause", "click", "told", () => {
 });
 
 document.documentElement.classList.add("live");
+document.querySelector("main").ariaBusy = "true"; // until all there is was loaded
 $("events").replaceChildren(); // they come again, and are told in full
 
 let fresh = true; // the page's own token has not been used

@@ -132,13 +132,14 @@ function fate({ direction, status, error_code, author, step }) {
   return `${status}${error_code ? ` (${error_code})` : ""}${by} ·`;
 }
 
-/** An event in a few words. */
+/** An event in a few words. Those named test.* carry whatever their sender liked. */
 export function summary({ data }) {
-  const told = [
-    data.title ?? data.name ?? data.customer_name ?? data.customer_phone ?? data.phone,
-    data.status && words(data.status),
-    data.ended_by && ENDINGS[data.ended_by],
-    data.body && `“${data.body.length > 90 ? `${data.body.slice(0, 90)}…` : data.body}”`,
-  ];
-  return told.filter((part) => typeof part === "string").join(" · ");
+  const text = (value) => (typeof value === "string" ? value : "");
+  const body = text(data.body);
+  return [
+    text(data.title) || text(data.name) || text(data.customer_name) || text(data.customer_phone) || text(data.phone),
+    words(text(data.status)),
+    ENDINGS[data.ended_by],
+    body && `“${body.length > 90 ? `${body.slice(0, 90)}…` : body}”`,
+  ].filter(Boolean).join(" · ");
 }

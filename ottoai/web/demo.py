@@ -2,7 +2,6 @@
 such address but in development (see routes): whoever opens it acts as a user of the tenant.
 """
 
-import random
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ TENANT: Final = "demo"  # the one for which unsigned webhooks are taken in devel
 USER: Final = "demo-user"
 LIFE: Final = timedelta(minutes=10)  # of the page's tokens; it gets another one in time
 SHOWN: Final = 50  # rows of each list
+CALLERS: Final = 200  # leads that a new caller is to differ from
 EVENTS: Final = 30  # of the past that the page begins with
 NAMES: Final = (
     "Robin Sample", "Alex Example", "Kim Muster", "Sam Specimen", "Jo Ejemplo", "Chris Modello", "Noa Exemple",
@@ -106,20 +106,18 @@ async def _state(tx: Session, settings: Settings) -> dict[str, Any]:
     }
 
 
-async def _listed(tx: Session, query: Any, asked: inputs.PageQuery) -> list[dict[str, Any]]:
+async def _listed(tx: Session, query: Any, asked: inputs.PageQuery, size: int = SHOWN) -> list[dict[str, Any]]:
     """The first page of a list, as the API gives it."""
-    row = await query(tx, page_size=SHOWN, after_at=START[0], after_id=START[1], **inputs.filters(asked))
+    row = await query(tx, page_size=size, after_at=START[0], after_id=START[1], **inputs.filters(asked))
     found: list[dict[str, Any]] = msgspec.json.decode(f"[{row['items'] or ''}]")
     return found
 
 
 async def _new_caller(tx: Session, now: datetime) -> dict[str, str]:
     """Somebody who has not called lately: the story of each caller is to be told from its beginning."""
-    leads = await _listed(tx, queries().leads.list_leads, LeadQuery())
-    known = {lead["phone"] for lead in leads} | {lead["name"] for lead in leads[: len(NAMES) - 1]}
-    phones = (samples.daytime_phone(now, number) for number in range(100, 200))
-    picked = {"customer_name": NAMES, "customer_phone_number": phones}
+    leads = await _listed(tx, queries().leads.list_leads, LeadQuery(), CALLERS)
+    names = {lead["name"] for lead in leads[: len(NAMES) - 1]}
     return {
-        field: random.choice([each for each in choices if each not in known])  # noqa: S311 - a sample, not a secret
-        for field, choices in picked.items()
+        "customer_name": next(name for name in NAMES if name not in names),
+        "customer_phone_number": samples.quiet_phone(now, [lead["phone"] for lead in leads]),
     }

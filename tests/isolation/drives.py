@@ -227,7 +227,7 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
         Ask(path, b"all=1", FORM),
     ],
     ("GET", "/docs/problems/{type}"): public(),
-    # There in development alone, where it shows whichever tenant `tenant` names to whoever asks, as `ottoai token` does.
+    # There in development alone, where it shows to whoever asks the tenant that they name, as `ottoai token` does.
     ("GET", "/demo"): public("?tenant=nobody", f"?tenant={A.id}", f"?tenant={A.id}&tenant={B.id}"),
     ("GET", "/demo/token"): public(f"?tenant={A.id}"),
     ("GET", "/demo/samples/{name}"): lambda _: [
