@@ -215,7 +215,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ),
 }
 
-# What is no client's business: pages and figures for operators, files, and the live protocol of /asyncapi.json.
+# What is no client's business: pages and figures for operators and developers, files, and the live protocol, which
+# /asyncapi.json describes.
 UNDESCRIBED: Final = frozenset(
     {
         ("GET", "/internal/worker/heartbeat"),
@@ -226,5 +227,8 @@ UNDESCRIBED: Final = frozenset(
         ("POST", "/ops/quarantine/replay"),
         ("GET", "/static/{name}"),
         ("GET", "/docs"),
+        ("GET", "/demo"),
+        ("GET", "/demo/token"),
+        ("GET", "/demo/samples/{name}"),
     }
 )
