@@ -271,9 +271,9 @@ async def test_a_text_that_waits_is_not_sent(demo, run, config, db, database_url
 
 
 def put(config: Config, url: str) -> bool:
-    """What beat does: enqueue what is open; whether all is done."""
+    """What beat does: enqueue what is due; whether all is done."""
     with closing(client(config)) as connection:
-        ids = execute(url, "select id::text, queue, tenant_id from outbox where state = 'open'")
+        ids = execute(url, "select id::text, queue, tenant_id from outbox where state = 'open' and due_at <= now()")
         Queues(connection).enqueue(Due(str(one), str(queue), str(tenant)) for one, queue, tenant in ids)
     return not ids
 
@@ -345,7 +345,8 @@ async def test_nothing_is_left_of_an_erased_tenant(two, base, run, token_a, toke
     assert (await get(base, "/api/calls", token_a))[0] == 401
     assert dump(database_url, B.id) == b_before
     assert (await get(base, "/api/calls", token_b))[0] == 200
-    assert found_in(everything(database_url).replace(json.dumps(left), ""), a_canaries - {A.id}) == []
+    ours = {A.id, "follow_up"}  # the latter is a job, and the beginning of a column's name
+    assert found_in(everything(database_url).replace(json.dumps(left), ""), a_canaries - ours) == []
     assert redis_holds(redis_url, NATIONAL) == []
     assert await off_loop(run, "erase", A.id, "--yes") == (0, "", f"There is no tenant {A.id}: nothing was erased.\n")
 
