@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -14,6 +14,7 @@ from ottoai.client import connect
 from ottoai.commands import signing_key
 from ottoai.config import Config
 from ottoai.domain.events import tenant_channel
+from ottoai.domain.roles import Role
 from ottoai.errors import OttoError
 from ottoai.web.auth import issue
 from ottoai.webhooks import callrail
@@ -40,12 +41,21 @@ async def post(session: aiohttp.ClientSession, base: str, body: bytes, key: str)
         return answer
 
 
+async def heard(session: aiohttp.ClientSession, base: str, token: str) -> list[str]:
+    """The phones of those who called before, the latest first."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with session.get(f"{base}/api/leads?limit=200", headers=headers) as response:
+        return [lead["phone"] for lead in (await response.json())["items"]]
+
+
 async def demo(config: Config, base: str) -> int:
     """Show it; the exit code."""
     key = await signing_key(config, TENANT)
-    body = msgspec.json.encode(samples.callrail("call-complete", samples.new_call_id()))
-    token = issue(config, TENANT, "demo-user", "member", timedelta(minutes=5))
+    token = issue(config, TENANT, "demo-user", Role.MEMBER, timedelta(minutes=5))
     async with connect(base, token) as socket, aiohttp.ClientSession() as session:
+        phone = samples.quiet_phone(datetime.now(UTC), await heard(session, base, token))
+        report = samples.callrail("call-complete", samples.new_call_id(), customer_phone_number=phone)
+        body = msgspec.json.encode(report)
         await socket.subscribe(tenant_channel(TENANT))
         print(f"Listening to {tenant_channel(TENANT)} at {base}/ws")
         print("\nA call was missed. CallRail reports it:")

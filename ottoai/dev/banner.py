@@ -75,6 +75,7 @@ def banner(config: Config, data_dir: Path, users: str, notes: Sequence[str]) -> 
         [
             RULE,
             f"OttoAI is ready         http://{api}/ready",
+            f"  See it work           http://{api}/demo",
             f"  Operators' page       http://{api}/ops   ({users})",
             f"  RQ dashboard          http://{_reachable(config.host)}:{config.dashboard_port}/   (the same user)",
             f"  Metrics               http://{api}/metrics",

@@ -49,8 +49,8 @@ class Operation:
     query: Kind | None = None
     body: Kind | Content | None = None
     media: tuple[str, ...] = ("application/json",)  # in which the body is read, if it is a struct
-    headers: tuple[str, ...] = ()  # of REQUEST_HEADERS
-    answers_with: tuple[str, ...] = ()  # of ANSWER_HEADERS
+    headers: tuple[str, ...] = ()  # of wording.REQUEST_HEADERS
+    answers_with: tuple[str, ...] = ()  # of wording.ANSWER_HEADERS
     raises: tuple[type[OttoError], ...] = ()
     security: tuple[str, ...] = ()
     links: tuple[str, ...] = ()  # operations that take the id of what this one answers
@@ -215,7 +215,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ),
 }
 
-# What is no client's business: pages and figures for operators, files, and the live protocol of /asyncapi.json.
+# What is no client's business: pages and figures for operators and developers, files, and the live protocol, which
+# /asyncapi.json describes.
 UNDESCRIBED: Final = frozenset(
     {
         ("GET", "/internal/worker/heartbeat"),
@@ -226,5 +227,8 @@ UNDESCRIBED: Final = frozenset(
         ("POST", "/ops/quarantine/replay"),
         ("GET", "/static/{name}"),
         ("GET", "/docs"),
+        ("GET", "/demo"),
+        ("GET", "/demo/token"),
+        ("GET", "/demo/samples/{name}"),
     }
 )

@@ -7,10 +7,25 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
-from ottoai.web import asyncapi, docs, emit, internal, openapi, ops, problem, quarantine, stream, webhooks, ws
+from ottoai.web import (
+    asyncapi,
+    demo,
+    docs,
+    emit,
+    internal,
+    keys,
+    openapi,
+    ops,
+    problem,
+    quarantine,
+    stream,
+    webhooks,
+    ws,
+)
 from ottoai.web.api import calls, events, leads, messages, missed_calls, settings, tasks, timeline
 from ottoai.webhooks import callrail, twilio
 
+DEVELOPMENT: Final = "/demo"  # how the addresses begin that are there in development only
 STATIC: Final = Path(__file__).parents[1] / "static"
 
 _REPORTS: Final = "|".join(callrail.KINDS)
@@ -41,6 +56,9 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ops", ops.page),
     ("GET", "/ops/quarantine", quarantine.page),
     ("POST", "/ops/quarantine/replay", quarantine.replay),
+    ("GET", "/demo", demo.page),
+    ("GET", "/demo/token", demo.token),
+    ("GET", "/demo/samples/{name:missed|unnoticed|reply}", demo.sample),
     ("GET", "/docs", docs.page),
     ("GET", "/docs/problems/{type}", problem.explain),
     ("GET", "/openapi.json", openapi.get_openapi),
@@ -67,8 +85,10 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
 
 
 def add_routes(app: web.Application) -> None:
-    """Give an application all routes; GET answers HEAD too."""
+    """Give an application all routes; GET answers HEAD too. What is for development only is nowhere elsewhere."""
     for method, path, handler in ROUTES:
+        if path.startswith(DEVELOPMENT) and not app[keys.CONFIG].development:
+            continue
         if method == "GET":
             app.router.add_get(path, handler)
         else:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 OTHER: Final = "other"  # the label of providers we do not know: their names are anybody's words
 FOLDERS: Final = {"call-rail": callrail.NAME, "twilio": twilio.NAME, "clerk": clerk.NAME}
-OURS: Final = frozenset({"api", "docs", "internal", "ops", "static", "ws"})  # no provider is called like that
+OURS: Final = frozenset({"api", "demo", "docs", "internal", "ops", "static", "ws"})  # no provider is called like that
 
 # A webhook's address is words: who reports, what, and perhaps a secret. What scanners ask for seldom looks like it.
 ADDRESS: Final = re.compile(r"/(?P<provider>[a-z][a-z0-9-]{1,30})/(?P<kind>[^/]{1,100})(/[^/]{1,100})?/?")

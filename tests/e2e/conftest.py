@@ -40,7 +40,7 @@ FIRST_EVENTS = [
     "telephony.call.missed",
     "missed_call.queued",
 ]
-TEXT_EVENTS = ["telephony.sms.sent", "missed_call.texted"]
+TEXT_EVENTS = ["telephony.sms.status", "telephony.sms.sent", "missed_call.texted"]
 
 
 class Product:

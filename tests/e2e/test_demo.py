@@ -13,7 +13,7 @@ def test_demo_shows_each_step_once_and_in_sequence(product):
     assert done.returncode == 0, done.stdout + done.stderr
     shown = re.findall(r"seq (\d+) +([a-z_.]+)", done.stdout)
     first = int(shown[0][0])
-    assert [int(seq) for seq, _ in shown] == list(range(first, first + 7))
+    assert [int(seq) for seq, _ in shown] == list(range(first, first + 8))
     created_or_updated = [name.replace("lead.updated", "lead.created") for _, name in shown]
     assert created_or_updated == FIRST_EVENTS + TEXT_EVENTS
     assert re.findall(r'"status":"(\w+)"', done.stdout) == ["processed", "duplicate_ignored"]

@@ -1,4 +1,4 @@
-"""What operators open: /ops, /metrics, the heartbeat, and the explanation of a problem."""
+"""What operators and developers open: /ops, /demo, /metrics, the heartbeat, and the explanation of a problem."""
 
 import aiohttp
 import pytest
@@ -33,6 +33,27 @@ async def test_ops_without_users_answers_in_development_only(database_url, redis
         settings = {"ENVIRONMENT": environment, "OPS_USERS": ""}
         server = await aiohttp_server(build_app(make_config(database_url, redis_url, **settings)))
         assert (await fetch(str(server.make_url("/ops"))))[0] == expected
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+async def test_demo_is_nowhere_but_in_development(database_url, redis_url, demo, aiohttp_server, method):
+    async def ask(base: str, path: str) -> tuple[int, dict[str, str], dict[str, str]]:
+        """What tells one answer from another, but for what differs in any two."""
+        async with aiohttp.ClientSession() as session, session.request(method, base + path) as response:
+            of_this_one = {"date", "x-request-id", "content-length"}
+            told = {name: value for name, value in response.headers.items() if name.lower() not in of_this_one}
+            problem = await response.json(content_type=None) if response.status == 404 and method != "HEAD" else {}
+        return response.status, told, {**problem, "instance": "", "trace_id": ""}
+
+    for environment in ("development", "staging", "production"):
+        server = await aiohttp_server(build_app(make_config(database_url, redis_url, ENVIRONMENT=environment)))
+        base = str(server.make_url("")).rstrip("/")
+        for path in ("/demo", "/demo?tenant=demo", "/demo/token", "/demo/samples/missed", "/demo/samples/reply"):
+            found = await ask(base, path)
+            if environment == "development":
+                assert found[0] == (200 if method in {"GET", "HEAD"} else 405)
+            else:
+                assert found == await ask(base, "/nothing"), "as any unknown address"
 
 
 async def test_ops_shows_processes_and_puts_failures_first(base, redis_url):

@@ -227,6 +227,14 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
         Ask(path, b"all=1", FORM),
     ],
     ("GET", "/docs/problems/{type}"): public(),
+    # There in development alone, where it shows to whoever asks the tenant that they name, as `ottoai token` does.
+    ("GET", "/demo"): public("?tenant=nobody", f"?tenant={A.id}", f"?tenant={A.id}&tenant={B.id}"),
+    ("GET", "/demo/token"): public(f"?tenant={A.id}"),
+    ("GET", "/demo/samples/{name}"): lambda _: [
+        Ask(f"/demo/samples/{name}?{query}")
+        for name in ("missed", "unnoticed", "reply", B.word)
+        for query in ("", f"tenant={A.id}", f"tenant_id={B.id}")
+    ],
     ("GET", "/docs"): public(),
     ("GET", "/openapi.json"): public(),
     ("GET", "/asyncapi.json"): public(),

@@ -17,6 +17,7 @@ from ottoai import commands_privacy as privacy_commands
 from ottoai.app import build_app
 from ottoai.client import Closed, connect
 from ottoai.config import Config
+from ottoai.db import open_pool
 from ottoai.domain.catalogue import EVENTS
 from ottoai.domain.outbox import Due
 from ottoai.metrics import Metrics
@@ -195,6 +196,18 @@ async def test_nothing_is_left_of_an_erased_phone(two, base, run, config, db, ma
     assert after["epoch"] > head["epoch"] or await renewed(base, make_token, head["epoch"])
     assert (await deliver(base, "call-complete", quoted, tenant=A.id))[1]["status"] == "duplicate_ignored"
     assert await off_loop(run, "erase", A.id, "--phone", PERSON, "--yes") == (0, "", "nothing is kept of it\n")
+
+
+async def test_what_is_read_while_a_phone_is_erased_is_not_shown_afterwards(two, base, config, token_a):
+    """A page that was cached between two steps holds what the later ones erase."""
+    await call_of(base, 9415, PERSON)
+    async with open_pool(config, Metrics("test"), privacy_commands.ROLE) as db:
+        about = await privacy_commands.privacy.person(db.one(A.id), PERSON)
+        async for _ in privacy_commands.privacy.erase_phone(db.one(A.id), about):
+            seen = [(await get(base, path, token_a))[1]["ETag"] for path in ("/api/calls", "/api/leads")]
+    for path, tag in zip(("/api/calls", "/api/leads"), seen, strict=True):
+        status, _, page = await get(base, path, token_a, **{"If-None-Match": tag})
+        assert (status, NATIONAL in digits(json.dumps(page))) == (200, False), path
 
 
 async def renewed(base: str, make_token, epoch: int) -> bool:
