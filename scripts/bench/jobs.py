@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,13 +12,14 @@ from datetime import UTC, datetime
 
 import psutil
 
-from ottoai import samples
+from ottoai import samples, tally
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain import calls, outbox
 from ottoai.domain.outbox import Due
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues, client
+from ottoai.redis_pool import open_redis
 from scripts.bench.cores import child, every_core
 from scripts.bench.harness import Stage, stage
 from scripts.bench.measure import Result, cpu_seconds, median
@@ -40,10 +42,11 @@ async def run() -> dict[str, Result]:
     async with stage(TENANTS, apis=0) as on, open_pool(on.config, Metrics("bench")) as db, _processes(on) as worker:
         rounds = [await _round(on.config, db, worker, number) for number in range(ROUNDS)]
         memory = worker.memory_info().rss / 2**20
+        outcomes = await _outcomes(on.config)
         staged = await _stage_jobs(db, range(ROUNDS * CALLS, ROUNDS * CALLS + FLOOD), lambda _: 0)
         waits = await _waits(on.config, db, staged)
     took = {name: sum(each[name] for each in rounds) for name in rounds[0]}
-    return {"jobs": _throughput(took, memory), "jobs, fairness": _fairness(waits)}
+    return {"jobs": _throughput(took, {"worker_mib": memory, **outcomes}), "jobs, fairness": _fairness(waits)}
 
 
 async def _round(config: Config, db: Database, worker: psutil.Process, number: int) -> dict[str, float]:
@@ -56,7 +59,7 @@ async def _round(config: Config, db: Database, worker: psutil.Process, number: i
     return {**took, "ours": time.monotonic() - started, "cpu": cpu_seconds(worker) - cpu}
 
 
-def _throughput(took: dict[str, float], memory: float) -> Result:
+def _throughput(took: dict[str, float], seen: dict[str, float]) -> Result:
     jobs = ROUNDS * CALLS * EACH
     rate = jobs / took["ours"]
     bare = {name: ROUNDS * count / took[name] for name, count in BARE.items()}
@@ -66,7 +69,7 @@ def _throughput(took: dict[str, float], memory: float) -> Result:
         f">= {GOAL_RATE:,} a minute, >= {GOAL_SHARE:.0%} of bare RQ with the same worker class and empty jobs",
         f"{rate * 60:,.0f} a minute, {share:.0%} of bare RQ",
         rate * 60 >= GOAL_RATE and share >= GOAL_SHARE,
-        {"a_second": rate, "worker_cpu_ms_each": took["cpu"] / jobs * 1000, "worker_mib": memory,
+        {"a_second": rate, "worker_cpu_ms_each": took["cpu"] / jobs * 1000, **seen,
          **{f"bare_{name}_a_second": each for name, each in bare.items()}},
     )  # fmt: skip
 
@@ -139,6 +142,18 @@ async def _waits(config: Config, db: Database, flood: list[Due]) -> list[float]:
         waits.append(time.monotonic() - started)
     await _until(lambda: _all_done(db), 0.05)
     return waits
+
+
+async def _outcomes(config: Config) -> dict[str, float]:
+    """How many jobs the worker says have ended, by outcome."""
+    await asyncio.sleep(tally.EVERY_SECONDS + 1)  # until its figures are all there
+    async with open_redis(config) as store:
+        lines = [line for each in await tally.read(store) for line in each.metrics_text.splitlines()]
+    found: dict[str, float] = {}
+    for line in lines:
+        if match := re.match(r'worker_task_total\{.*status="(\w+)".* (\S+)$', line):
+            found[match[1]] = found.get(match[1], 0.0) + float(match[2])
+    return found
 
 
 async def _enqueue(config: Config, jobs: list[Due]) -> None:
