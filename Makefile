@@ -41,6 +41,9 @@ bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
 chaos: $(STAMP)  ## Kill api processes, Redis and links for ten minutes under 1,000 clients (CHAOS_SEED repeats a run)
 	CHAOS=long $(BIN)/python -m pytest -s tests/chaos --timeout 4000
 
+month: $(STAMP)  ## Play a month of 200 tenants' missed calls and check every text (MONTH_SEED repeats a run)
+	MONTH=long $(BIN)/python -m pytest -s tests/month --timeout 4000
+
 autobahn: $(STAMP)  ## All cases of Autobahn's WebSocket suite; needs a Python 2.7 (PYTHON27=path)
 	OTTO_AUTOBAHN=all $(BIN)/python -m pytest -s tests/conformance/test_autobahn.py
 
@@ -86,4 +89,4 @@ $(STAMP): requirements.lock requirements-build.lock
 	       -r requirements.lock
 	@touch $@
 
-.PHONY: help run demo test lint bench chaos autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations lock clean
+.PHONY: help run demo test lint bench chaos month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations lock clean

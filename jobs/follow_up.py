@@ -28,4 +28,4 @@ async def follow_up(context: Context, job: Leased) -> None:
 
 
 # Only stores are needed, so a failure is a store's, and passes; a rescue that is given up is one that nobody follows.
-FOLLOW_UP = Staged(follow_up, Retry(attempts=20, first=1.0, longest=300.0))
+FOLLOW_UP = Staged(follow_up, Retry(attempts=20, first=1.0, longest=300.0), timeout=15.0)

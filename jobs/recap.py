@@ -31,16 +31,16 @@ async def tell_all(context: Context, now: datetime) -> bool:
     """Tell all tenants whose day is over at `now`, until the time is up; return whether somebody is left."""
     until = time.monotonic() + context.deadline * BUDGET
     days = _days(await recaps.zones(context.db.system()), now)
-    told, after = 0, ""
-    while batch := await recaps.due(context.db.system(), days, after, BATCH):
+    told, more, after = 0, False, ""
+    while not more and (batch := await recaps.due(context.db.system(), days, after, BATCH)):
         for tenant in batch:
-            if time.monotonic() > until:
-                return True
+            if more := time.monotonic() > until:
+                break
             told += await _tell(context, tenant, days[tenant.timezone])
         after = batch[-1].tenant_id
     if told:
         log.info("Daily recaps told", extra={"count": told})
-    return False
+    return more
 
 
 def _days(zones: list[str], now: datetime) -> dict[str, Day]:

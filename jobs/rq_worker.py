@@ -28,7 +28,7 @@ POLL = 1  # seconds that one look into empty queues lasts while nothing runs: a 
 PEEK = 0.05  # seconds between looks while something runs; a job that ends is noticed at once
 CHORES = 1.0  # seconds between heartbeats in RQ's books and looks at what maintenance is due
 GRACE = 25.0  # seconds that running jobs have to end when the worker stops; then they are given back
-LAST = 3.0  # and for giving them back: all within the 30 s after which supervisors kill
+LAST = 3.0  # and for giving them back; supervisors kill after 35
 
 # Takes ids from the queues, most urgent first, and from each no more than there is room for in the end.
 _TAKE = """

@@ -3,6 +3,7 @@ answers. What cannot be known becomes a task for staff, never a second text.
 """
 
 import logging
+from typing import Any
 
 from jobs.context import Context, Retry, Staged
 from jobs.senders import NotSent, Rejected, Sender, Unknown
@@ -34,7 +35,7 @@ async def send_text(context: Context, job: Leased) -> None:
     elif text.status != "queued":
         await outbox.done(tenant, job)
     elif not text.wanted or text.opted_out:
-        await _give_up(context, job, "cancelled")
+        await _give_up(context, job, text, "cancelled")
     elif (allowed_at := text.allowed_at(now)) > now:
         # It was due when it was staged; but who was away for hours must not text anybody in the night.
         await outbox.put_off(tenant, job, "outside the hours for texts", allowed_at - now)
@@ -43,7 +44,7 @@ async def send_text(context: Context, job: Leased) -> None:
         if await texts.begin(tenant, text, sender.name, now):
             await _hand_over(context, job, text, sender)
         else:
-            await _give_up(context, job, "cancelled")
+            await _give_up(context, job, text, "cancelled")
 
 
 async def _hand_over(context: Context, job: Leased, text: Text, sender: Sender) -> None:
@@ -53,7 +54,7 @@ async def _hand_over(context: Context, job: Leased, text: Text, sender: Sender) 
         context.carriers.forget(job.tenant_id)
         await texts.unbegin(context.db.one(job.tenant_id), text)
         if job.attempts >= RETRY.attempts:
-            await _give_up(context, job, "failed", error=str(error), dead=True)
+            await _give_up(context, job, text, "failed", error=str(error), dead=True)
             return
         raise ProviderFailed("not-sent", str(error)) from error
     except Rejected as error:
@@ -61,6 +62,7 @@ async def _hand_over(context: Context, job: Leased, text: Text, sender: Sender) 
         await _give_up(
             context,
             job,
+            text,
             "failed",
             error=f"rejected: {error.code}",
             error_code=error.code,
@@ -69,7 +71,7 @@ async def _hand_over(context: Context, job: Leased, text: Text, sender: Sender) 
         )
         return
     except Exception as error:  # noqa: BLE001 - whatever it was, the text may have gone out
-        await _unknown(context, job, error)
+        await _unknown(context, job, text, error)
         return
     await _sent(context, job, text, provider_id)
 
@@ -85,17 +87,17 @@ async def _resolve(context: Context, job: Leased, text: Text) -> None:
             await texts.unbegin(context.db.one(job.tenant_id), text)
             await send_text(context, job)
         else:
-            await _unknown(context, job, Unknown("the carrier does not list it"))
+            await _unknown(context, job, text, Unknown("the carrier does not list it"))
     except (Unknown, Conflict) as error:  # Conflict: what was found is another text of ours, with the same words
-        await _unknown(context, job, error)
+        await _unknown(context, job, text, error)
 
 
-async def _unknown(context: Context, job: Leased, error: Exception) -> None:
+async def _unknown(context: Context, job: Leased, text: Text, error: Exception) -> None:
     """Ask again later; at last, let staff find out. Raises ProviderFailed for the former."""
     if job.attempts < RETRY.attempts:
         raise ProviderFailed("unknown", f"The text's fate is not known: {type(error).__name__}.") from error
     log.error("Text message's fate stays unknown", extra={"message_id": job.subject_id})
-    await _give_up(context, job, "unknown", error="its fate stays unknown")
+    await _give_up(context, job, text, "unknown", error="its fate stays unknown")
 
 
 async def _sent(context: Context, job: Leased, text: Text, provider_id: str) -> None:
@@ -103,20 +105,20 @@ async def _sent(context: Context, job: Leased, text: Text, provider_id: str) -> 
     context.bus.publish(await texts.sent(tenant, job, text, provider_id, context.clock(), trace.trace_id()))
 
 
-async def _give_up(context: Context, job: Leased, status: texts.GivenUp, **why: object) -> None:
-    context.bus.publish(await _given_up(context, job, status, **why))
+async def _give_up(context: Context, job: Leased, text: Text, status: texts.GivenUp, **why: Any) -> None:
+    context.bus.publish(await _given_up(context, job, text, status, **why))
 
 
-async def _given_up(context: Context, job: Leased, status: texts.GivenUp, **why: object) -> Appended:
+async def _given_up(context: Context, job: Leased, text: Text | None, status: texts.GivenUp, **why: Any) -> Appended:
     tenant = context.db.one(job.tenant_id)
-    return await texts.give_up(tenant, job, status, context.clock(), trace.trace_id(), **why)  # type: ignore[arg-type]
+    return await texts.give_up(tenant, job, text, status, context.clock(), trace.trace_id(), **why)
 
 
 async def bury(context: Context, job: Leased, reason: str) -> Appended:
     """When the job is given up whatever it was doing: nobody knows how far its last attempt had come."""
     text = await texts.find(context.db.one(job.tenant_id), job.subject_id)
     unknown = text is not None and text.status == "sending"
-    return await _given_up(context, job, "unknown" if unknown else "failed", error=reason, dead=True)
+    return await _given_up(context, job, text, "unknown" if unknown else "failed", error=reason, dead=True)
 
 
 SEND_TEXT = Staged(send_text, RETRY, bury=bury)

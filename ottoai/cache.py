@@ -159,6 +159,17 @@ class Cache:
         self._retry_at = time.monotonic() + RETRY_EVERY if error else None
 
 
+async def forget(client: redis.asyncio.Redis, tenant_id: str) -> None:
+    """Take all pages of a tenant out: what was erased is to be nowhere, though nobody would be shown it. Raises
+    RedisError, OSError.
+    """
+    # The id as it is, not as a pattern.
+    begins = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in f"cache:{tenant_id}:")
+    keys = [key async for key in client.scan_iter(match=f"{begins}*", count=1000)]
+    for first in range(0, len(keys), 1000):
+        await client.unlink(*keys[first : first + 1000])
+
+
 @asynccontextmanager
 async def open_cache(
     client: redis.asyncio.Redis, system: Session, metrics: Metrics, seconds: int

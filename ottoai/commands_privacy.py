@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import msgspec
+from redis.exceptions import RedisError
 
-from ottoai import __version__
+from ottoai import __version__, cache
 from ottoai.config import Config
 from ottoai.db import SNAPSHOT, Database, open_pool, queries
 from ottoai.domain import privacy, revocations, tenants
 from ottoai.domain.privacy import Person
 from ottoai.errors import Conflict, InvalidInput, NotFound
 from ottoai.metrics import Metrics
+from ottoai.redis_pool import open_redis
 
 FORMAT: Final = "ottoai-export/1"
 ROLE: Final = "ottoai_privacy"
@@ -94,9 +96,12 @@ async def _erase(config: Config, args: Namespace) -> int:
             _tell(f"There is no tenant {args.id}: nothing was erased.")
             return 0
         if args.phone:
-            return await _erase_phone(db, args.id, await privacy.person(db.one(args.id), args.phone))
-        await _erase_tenant(db, args.id)
-        return 0
+            code = await _erase_phone(db, args.id, await privacy.person(db.one(args.id), args.phone))
+        else:
+            await _erase_tenant(db, args.id)
+            code = 0
+    await _forget(config, args.id)
+    return code
 
 
 async def _erase_phone(db: Database, tenant_id: str, about: Person) -> int:
@@ -123,6 +128,15 @@ async def _erase_tenant(db: Database, tenant_id: str) -> None:
     async for table, rows in privacy.erase_tenant(db.one(tenant_id)):
         counts[table] += rows
     _summary(counts, "erased")
+
+
+async def _forget(config: Config, tenant_id: str) -> None:
+    """Nobody is shown what is cached of it any more; it is taken out all the same."""
+    try:
+        async with open_redis(config) as client:
+            await cache.forget(client, tenant_id)
+    except (RedisError, OSError):
+        _tell(f"Redis does not answer: pages that it keeps run out within {config.cache_seconds} s")
 
 
 async def _unclaimed(db: Database, tenant_id: str, about: Person | None) -> list[int]:

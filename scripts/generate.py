@@ -28,9 +28,18 @@ from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, 
 from ottoai.web.limits import Limit, limits
 from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
+from scripts import rescue_docs
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
-FILES: Final = ("API_CHANGELOG.md", "CONFIGURATION.md", "EVENTS.md", "METRICS.md", "PROTOCOL.md", "WEBHOOKS.md")
+FILES: Final = (
+    "API_CHANGELOG.md",
+    "CONFIGURATION.md",
+    "EVENTS.md",
+    "METRICS.md",
+    "PROTOCOL.md",
+    "RESCUE.md",
+    "WEBHOOKS.md",
+)
 PART: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 PLAIN: Final[dict[type[inspect.Type], str]] = {
@@ -219,6 +228,11 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "callrail-text-fields": lambda: report_fields(callrail.TextFields),
     "twilio-statuses": statuses,
     "twilio-call-fields": lambda: report_fields(twilio.CallFields),
+    "rescue-picture": rescue_docs.picture,
+    "rescue-moves": rescue_docs.moves,
+    "rescue-steps": rescue_docs.steps,
+    "rescue-words": rescue_docs.words,
+    "twilio-errors": rescue_docs.errors,
     "twilio-text-fields": lambda: report_fields(twilio.TextFields),
 }
 

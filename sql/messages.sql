@@ -374,8 +374,8 @@ select
 -- name: text_given_up^
 -- Writes down that a text will not be sent (any more), once: closes the job with :job_state, appends the events.
 -- :status is cancelled, failed or unknown. Of the last two staff gets a task, if the text was theirs or its fate is not
--- known. `untextable`: the number can get no texts, so that its rescue goes to staff; `opts_out`: it wants none. Returns
--- epoch and events.
+-- known. `untextable`: the number can get no texts, so that its rescue goes to staff; `opts_out`: it wants none.
+-- `text_due_at`: when the rescue's next text is due. Returns epoch and events.
 with
 closed as (
     update outbox set state = :job_state, error = :error, finished_at = now(), leased_until = null
@@ -408,19 +408,26 @@ ended as (
     where :opts_out
 ),
 
-blocked as (
-    update missed_calls as r set untextable = true, updated_at = now()
-    from message as m
+-- A rescue that goes on waits for its next text.
+rescue as (
+    update missed_calls as r
+    set
+        untextable = r.untextable or :untextable,
+        text_due_at = :text_due_at::timestamptz,
+        updated_at = now(),
+        version = r.version + (r.text_due_at is distinct from :text_due_at::timestamptz)::integer
+    from message as m, missed_calls as before
     where
-        r.tenant_id = :tenant_id and r.id = m.missed_call_id and :untextable
-        and r.status in ('queued', 'texted', 'escalated')
-    returning r.id
+        r.tenant_id = :tenant_id and r.id = m.missed_call_id and r.status in ('queued', 'texted', 'escalated')
+        and not :opts_out and before.tenant_id = :tenant_id and before.id = r.id
+    returning r.id, r.lead_id, r.version > before.version as changed, missed_call_json(r) as shape
 ),
 
 hurried as (
     update outbox as j set due_at = now(), enqueue_at = now()
-    from blocked as b
-    where j.tenant_id = :tenant_id and j.subject_id = b.id and j.job = 'follow_up' and j.state = 'open'
+    from rescue as r
+    where
+        :untextable and j.tenant_id = :tenant_id and j.subject_id = r.id and j.job = 'follow_up' and j.state = 'open'
 ),
 
 task as (
@@ -442,6 +449,8 @@ drafts (place, event, severity, lead_id, user_id, data) as (
     select 1, 'telephony.sms.status', 'info', m.lead_id, null, m.shape from message as m
     union all
     select 2, 'missed_call.' || e.status, 'info', e.lead_id, null, e.shape from ended as e
+    union all
+    select 2, 'missed_call.updated', 'info', r.lead_id, null, r.shape from rescue as r where r.changed
     union all
     select 3, 'task.created', 'warning', t.lead_id, t.assigned_to, t.shape from task as t
     union all

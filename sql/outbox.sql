@@ -33,13 +33,13 @@ chosen as (
 picked as (
     select o.id from outbox as o
     where
-        o.id in (select c.id from chosen as c)
+        o.id = any(array(select c.id from chosen as c))
         and o.state = 'open' and o.enqueue_at <= now() -- another beat may have been faster
     for update skip locked
 )
 
 update outbox set enqueue_at = now() + :put_off::interval
-where id in (select p.id from picked as p)
+where id = any(array(select p.id from picked as p))
 returning id::text, queue, tenant_id;
 
 -- name: lease

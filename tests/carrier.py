@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -17,6 +17,8 @@ from aiohttp.test_utils import TestServer
 Manner = Literal["answers", "hangs", "drops", "fails", "away", "busy"]
 
 _numbers = itertools.count(1)
+
+Server = TypeVar("Server", bound="Twilio")
 
 
 class Twilio:
@@ -70,7 +72,11 @@ class Twilio:
         """GET Messages.json, newest first."""
         wanted = {name.lower(): value for name, value in request.query.items() if name in {"To", "From"}}
         found = [m for m in reversed(self.taken) if all(m[name] == value for name, value in wanted.items())]
-        return web.json_response({"messages": found if self.listing else [], "next_page_uri": None})
+        return web.json_response({"messages": [m for m in found if self.listed(m)], "next_page_uri": None})
+
+    def listed(self, _message: dict[str, Any]) -> bool:
+        """Whether a text that was taken is listed by now."""
+        return self.listing
 
     def let_go(self) -> None:
         """Answer the texts that hang."""
@@ -82,8 +88,7 @@ def _error(status: int, code: int) -> web.Response:
 
 
 @asynccontextmanager
-async def serving_twilio() -> AsyncIterator[Twilio]:
-    twilio = Twilio()
+async def serving_twilio(twilio: Server) -> AsyncIterator[Server]:
     app = web.Application()
     app.router.add_post("/2010-04-01/Accounts/{account}/Messages.json", twilio.take)
     app.router.add_get("/2010-04-01/Accounts/{account}/Messages.json", twilio.list)

@@ -5,12 +5,12 @@ from datetime import date
 from typing import Any, Final
 
 from ottoai.domain import hours as opening
+from ottoai.domain import patterns
 from ottoai.errors import InvalidInput
 
 NAME_LENGTH: Final = 200
 HOLIDAYS: Final = 366  # a year of them
 TEXT_LENGTH: Final = 480  # about three segments of a text message, the placeholder not filled in
-PLACEHOLDER: Final = "{company}"
 SLA_MINUTES: Final = range(1, 2881)  # up to the two days after which a rescue is over
 
 
@@ -20,8 +20,9 @@ def check_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(name: str) -> str:
-    if not name.strip() or len(name) > NAME_LENGTH or not name.isprintable():
-        raise InvalidInput(f"name: must be on one line, of 1 to {NAME_LENGTH} characters")
+    if len(name) > NAME_LENGTH:
+        raise InvalidInput(f"name: at most {NAME_LENGTH} characters")
+    patterns.check("name", name, patterns.LINE)
     return name
 
 
@@ -45,10 +46,9 @@ def _template(name: str) -> Callable[[str | None], str | None]:
     def check(text: str | None) -> str | None:
         if text is None:  # the text of the house
             return None
-        if not text.strip() or len(text) > TEXT_LENGTH:
-            raise InvalidInput(f"{name}: must be of 1 to {TEXT_LENGTH} characters")
-        if {"{", "}"} & set(text.replace(PLACEHOLDER, "")):
-            raise InvalidInput(f"{name}: may have {PLACEHOLDER} in it, and no other braces")
+        if len(text) > TEXT_LENGTH:
+            raise InvalidInput(f"{name}: at most {TEXT_LENGTH} characters")
+        patterns.check(name, text, patterns.TEMPLATE)
         return text
 
     return check

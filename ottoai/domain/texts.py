@@ -102,6 +102,7 @@ async def sent(tx: Session, job: Leased, text: Text, provider_id: str, now: date
 async def give_up(
     tx: Session,
     job: Leased,
+    text: Text | None,
     status: GivenUp,
     now: datetime,
     trace_id: str,
@@ -125,6 +126,7 @@ async def give_up(
         error_code=error_code,
         untextable=untextable,
         opts_out=opts_out,
+        text_due_at=text.next_due_at(now) if text and not untextable else None,
         job_state="dead" if dead else "done",
         now=now,
         trace_id=trace_id,

@@ -18,7 +18,7 @@ from ottoai.embedded.process import EmbeddedServerError, Process, dies_with_pare
 
 # The password stands in a file: a command line can be read by every user of the machine.
 # No paths: the working directory is the folder of its data, whatever characters lie on the way there.
-# volatile-lru: a full store forgets what would run out anyway, cached pages first of all, and never a job; those have no
+# volatile-lru: a full store forgets what would run out anyway, most of it cached pages, and never a job, which has no
 # time to live. appendonly: jobs and leases survive a restart.
 CONFIG = """\
 # Written by ottoai.embedded at every start.

@@ -11,7 +11,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from ottoai.web import changes, document, openapi
+from ottoai.web import changes, document, openapi, wording
 from ottoai.web.schemas import Json
 
 HEADERS: Final = {
@@ -43,7 +43,7 @@ def _page() -> bytes:
     environment.filters |= {"prose": prose, "slug": slug}
     reader = _Reader(msgspec.json.decode(openapi.encoded()))
     shown = {"openapi": reader.document, "tags": reader.tags(), "schemas": reader.schemas(), "changes": changes}
-    told = {"intro": openapi.INTRODUCTION, "rules": openapi.RULES, "errors": reader.errors()}
+    told = {"intro": wording.INTRODUCTION, "rules": wording.RULES, "errors": reader.errors()}
     return environment.get_template("docs.html").render(**shown, **told).encode()
 
 

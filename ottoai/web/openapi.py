@@ -15,9 +15,8 @@ from ottoai import __version__, errors
 from ottoai.domain import catalogue
 from ottoai.errors import OttoError
 from ottoai.realtime.messages import Envelope
-from ottoai.web import asyncapi, auth, document, examples, jwks, problem
-from ottoai.web.api import writing
-from ottoai.web.api.events import PLACE, Events
+from ottoai.web import asyncapi, document, examples, problem, wording
+from ottoai.web.api.events import Events
 from ottoai.web.operations import OPERATIONS, Content, Operation
 from ottoai.web.schemas import Json, Kind, answers, ref, requests, schema_ref, sentence
 
@@ -28,104 +27,6 @@ OF_API: Final = (errors.InvalidInput, errors.Unauthenticated, errors.RateLimited
 OF_STATUS: Final = {401: ("WWW-Authenticate",), 412: ("ETag",), 429: ("Retry-After",), 503: ("Retry-After",)}
 FORM: Final = "application/x-www-form-urlencoded"
 PROBLEM: Final = problem.CONTENT_TYPE
-INTRODUCTION: Final = "Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names."
-RULES: Final = (
-    "Every request under `/api/` carries `Authorization: Bearer <jwt>`.",
-    "Errors are `application/problem+json` (RFC 9457). The `detail` begins with the name of the field that is wrong.",
-    "The `type` of an error leads to an explanation; its `trace_id` finds it in our logs.",
-    "Lists answer `items` and `next_cursor`: the `cursor` of the next page, beside the same filters; null on the last.",
-    "An answer with an `ETag` can be asked for again with `If-None-Match`: 304 while it is still so.",
-    "A change says in `If-Match` what it was made on: the `ETag` that was last seen.",
-    "Times are RFC 3339 in UTC, phone numbers E.164.",
-    "Answers may get new fields, and fields new words: ignore what you do not know.",
-    "What happens is told live over `/ws` and `/api/events/stream`: `/asyncapi.json`.",
-)
-
-TAGS: Final = {
-    "Calls": "Phone calls, as the providers reported them.",
-    "Leads": "Who called or texted, or was called or texted: one for each phone number.",
-    "Messages": "Text messages.",
-    "Tasks": "What there is to do for the tenant's staff.",
-    "Missed calls": "Missed calls, and how the rescue of each stands.",
-    "Settings": "The tenant's own.",
-    "Events": "The tenant's log, live.",
-    "Documents": "The API about itself.",
-    "Service": "Whether the service is well.",
-    "Testing": "Events of one's own, to see whether they arrive. Not served in production.",
-    "Webhooks": "Where the telephony and identity providers deliver.",
-}
-
-TAG: Final = '(W/)?"[!#-~]+"'
-KEY: Final = f"^[!-~]{{1,{writing.MAX_KEY}}}$"
-REQUEST_HEADERS: Final[dict[str, Json]] = {
-    "If-None-Match": {
-        "description": "The `ETag` of an earlier answer: 304 without a body if that is still so.",
-        "schema": {"type": "string", "examples": ['"0f1e2d3c4b5a69788796a5b4c3d2e1f0"']},
-    },
-    "If-Match": {
-        "description": "The `ETag` that was last seen; 412 if the thing has changed since.",
-        "required": True,
-        "schema": {"type": "string", "pattern": f"^([*]|{TAG}(, *{TAG})*)$", "examples": ['"3"']},
-    },
-    "Idempotency-Key": {
-        "description": "A word of your own, a UUID for instance: repeating the request with it has no second effect.",
-        "schema": {"type": "string", "pattern": KEY, "examples": ["5c2f7a53-8f0e-4f57-9d30-2b9c1a6b7d11"]},
-    },
-    "Last-Event-ID": {
-        "description": "The `id` of the last event that was read, to go on after it. Counts more than `since`.",
-        "schema": {"type": "string", "pattern": f"^({PLACE[1:-1]})?$", "examples": ["1795468818.42"]},
-    },
-}
-
-ANSWER_HEADERS: Final[dict[str, Json]] = {
-    "X-Request-Id": {"description": "The request's own, if it is sane; else the trace id.", "required": True},
-    "ETag": {"description": "What `If-None-Match` takes, and for a single thing `If-Match`.", "required": True},
-    "RateLimit": {"description": "How the limits stand (draft-ietf-httpapi-ratelimit-headers).", "required": True},
-    "RateLimit-Policy": {"description": "The limits.", "required": True},
-    "Retry-After": {"description": "Seconds to wait, where that is known."},
-    "Idempotency-Replayed": {"description": "`true`: the answer to an earlier request with the same key."},
-    "X-Webhook-Status": {"description": "What became of the delivery: `status` of Receipt.", "required": True},
-    "WWW-Authenticate": {"description": "`Bearer`.", "required": True},
-}
-
-PATH_PARAMETERS: Final[dict[str, Json]] = {
-    "id": {"description": "The thing's id.", "schema": {"type": "string", "format": "uuid"}},
-    "hook": {"description": "The tenant's own unguessable path.", "schema": {"type": "string", "minLength": 1}},
-    "kind": {"description": "What is reported.", "schema": {"type": "string"}},
-    "type": {
-        "description": "The last part of a problem's `type`.",
-        "schema": {"type": "string", "minLength": 1, "examples": [errors.NotFound.type]},
-    },
-}
-
-SECURITY: Final[dict[str, Json]] = {
-    "bearer": {
-        "type": "http",
-        "scheme": "bearer",
-        "bearerFormat": "JWT",
-        "description": f"A JWT ({jwks.ALGORITHM} or {auth.ALGORITHM}, as configured) with `exp`, `iat`, `sub`, and one "
-        "org as `org_id` or `o.id`, which is the tenant.",
-    },
-    "devKey": {"type": "apiKey", "in": "header", "name": "X-Dev-Key", "description": "One of DEV_KEYS."},
-    "callRailSignature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "Signature",
-        "description": "base64(HMAC-SHA1(signing key of the company, body)).",
-    },
-    "twilioSignature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "X-Twilio-Signature",
-        "description": "base64(HMAC-SHA1(auth token, URL and sorted form)).",
-    },
-    "clerkSignature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "svix-signature",
-        "description": "`v1,` and base64(HMAC-SHA256(secret, id.timestamp.body)), with `svix-id` and `svix-timestamp`.",
-    },
-}
 
 
 def make(routes: Iterable[tuple[str, str, Handler]]) -> Json:
@@ -146,11 +47,11 @@ def make(routes: Iterable[tuple[str, str, Handler]]) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "OttoAI API", "version": __version__, "description": _description()},
         "servers": [{"url": "/", "description": "Where this document came from."}],
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in wording.TAGS.items()],
         "paths": paths,
         "components": {
-            "securitySchemes": SECURITY,
-            "headers": {name: {**told, "schema": {"type": "string"}} for name, told in ANSWER_HEADERS.items()},
+            "securitySchemes": wording.SECURITY,
+            "headers": {name: {**told, "schema": {"type": "string"}} for name, told in wording.ANSWER_HEADERS.items()},
             "responses": {name: raised[name].document() for name in sorted(raised)},
             "schemas": _schemas(),
         },
@@ -158,7 +59,7 @@ def make(routes: Iterable[tuple[str, str, Handler]]) -> Json:
 
 
 def _description() -> str:
-    return "\n".join([INTRODUCTION, "", *(f"- {rule}" for rule in RULES)])
+    return "\n".join([wording.INTRODUCTION, "", *(f"- {rule}" for rule in wording.RULES)])
 
 
 def plain(path: str) -> str:
@@ -284,7 +185,7 @@ def _content(kind: Kind | Content, *media: str) -> Json:
 def _path_parameters(path: str) -> list[Json]:
     made = []
     for name, pattern in PARAMETER.findall(path):
-        told = PATH_PARAMETERS[name]
+        told = wording.PATH_PARAMETERS[name]
         schema = told["schema"] | ({"enum": pattern.split("|")} if pattern else {})
         made.append({"name": name, "in": "path", "required": True, **told, "schema": schema})
     return made
@@ -311,7 +212,7 @@ def _sendable(found: Json) -> Json:
 
 def _header_parameters(names: Iterable[str]) -> Iterator[Json]:
     for name in names:
-        yield {"name": name, "in": "header", **REQUEST_HEADERS[name]}
+        yield {"name": name, "in": "header", **wording.REQUEST_HEADERS[name]}
 
 
 def _schemas() -> Json:

@@ -49,8 +49,8 @@ class Operation:
     query: Kind | None = None
     body: Kind | Content | None = None
     media: tuple[str, ...] = ("application/json",)  # in which the body is read, if it is a struct
-    headers: tuple[str, ...] = ()  # of REQUEST_HEADERS
-    answers_with: tuple[str, ...] = ()  # of ANSWER_HEADERS
+    headers: tuple[str, ...] = ()  # of wording.REQUEST_HEADERS
+    answers_with: tuple[str, ...] = ()  # of wording.ANSWER_HEADERS
     raises: tuple[type[OttoError], ...] = ()
     security: tuple[str, ...] = ()
     links: tuple[str, ...] = ()  # operations that take the id of what this one answers

@@ -8,18 +8,20 @@ from typing import Any
 
 import msgspec
 
-from scripts.bench import broadcast, drain, duplicates, idle, jobs, rooms, stalled, webhooks
+from scripts.bench import broadcast, drain, duplicates, idle, jobs, reads, rescue, rooms, stalled, webhooks
 from scripts.bench.measure import Busy, Result, machine, raise_file_limit
 
 BENCHES = {
     "webhooks": webhooks.run,
     "duplicates": duplicates.run,
+    "reads": reads.run,
     "broadcast": broadcast.run,
     "rooms": rooms.run,
     "stalled": stalled.run,
     "drain": drain.run,
     "idle": idle.run,
     "jobs": jobs.run,
+    "rescue": rescue.run,
 }
 RESULTS = Path("bench-results")
 VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}

@@ -85,7 +85,7 @@ class Asker(asyncio.Protocol):
             self._expected = 0
             self._next()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         """The end; before its time it counts as an error."""
         if not self._done.done():
             self._answers.statuses[0] = self._answers.statuses.get(0, 0) + 1

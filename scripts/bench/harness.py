@@ -96,7 +96,7 @@ async def stage(
             env = {**environ, "PORT": str(port)}
             process = stack.enter_context(child(words, cores=api_cores() if pinned else every_core(), env=env))
             started.append(Api(f"http://127.0.0.1:{port}", psutil.Process(process.pid)))
-            await _ready(started[-1].base)
+            await ready(started[-1].base)
         yield Stage(config, tuple(started), environ)
 
 
@@ -117,7 +117,8 @@ async def heads(config: Config, count: int) -> dict[str, int]:
     return {events.tenant_channel(name): seq for name, (_, seq) in found.items()}
 
 
-async def _ready(base: str) -> None:
+async def ready(base: str) -> None:
+    """Wait until it is."""
     deadline = time.monotonic() + READY_WITHIN
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from io import BytesIO
 
 import aiohttp
@@ -46,8 +47,9 @@ async def run() -> Result:
     )
 
 
-async def send(base: str, rate: int, seconds: int) -> Sent:
-    """Send missed calls of all tenants at an even pace."""
+async def send(base: str, rate: int, seconds: int, make: Callable[[int], tuple[str, bytes, str]] | None = None) -> Sent:
+    """Send missed calls of all tenants at an even pace; `make` makes the nth (external id, body, signature)."""
+    make = make or signed
     sent = Sent()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=200)) as session:
 
@@ -58,7 +60,7 @@ async def send(base: str, rate: int, seconds: int) -> Sent:
                 sent.statuses[response.status] = sent.statuses.get(response.status, 0) + 1
             sent.latencies.append(time.monotonic() - due)
 
-        ready = [signed(n) for n in range(rate * seconds)]
+        ready = [make(n) for n in range(rate * seconds)]
         tasks = []
         started = time.monotonic()
         for n, (external_id, body, signature) in enumerate(ready):

@@ -50,13 +50,15 @@ class Place:
 class Fleet:
     """Everything that runs. Faults end by themselves, in tasks that `quiet` waits for."""
 
-    def __init__(self, folder: Path, rng: random.Random, names: list[str]) -> None:
+    def __init__(self, folder: Path, rng: random.Random, names: list[str], **settings: str) -> None:
         self.folder = folder
+        self.settings = settings
         self.rng = rng
         self.names = names
         self.places: list[Place] = []
         self.address = Proxy(self._choose)
         self.done: Counter[str] = Counter()
+        self.victims: tuple[str, ...] = tuple(PLACES)  # beginnings of the names of those that may die
         self._turn = 0
         self._undoing: set[asyncio.Task[None]] = set()
         self._stack = ExitStack()
@@ -95,6 +97,7 @@ class Fleet:
             "WORKER_LEASE_SECONDS": LEASE,
             "LOG_LEVEL": "WARNING",
             "PYTHONUNBUFFERED": "1",
+            **self.settings,
         }
 
     def begin(self, place: Place) -> None:
@@ -138,7 +141,7 @@ class Fleet:
             await asyncio.wait(self._undoing)
 
     def _place(self) -> Place | None:
-        free = [place for place in self.places if not place.busy]
+        free = [place for place in self.places if not place.busy and place.name.startswith(self.victims)]
         return self.rng.choice(free) if free else None
 
     async def _replace(self, number: signal.Signals) -> str:

@@ -7,8 +7,10 @@ import socket
 import socket as sockets
 import struct
 import time
+from datetime import datetime
 
 import aiohttp
+import msgspec
 import pytest
 
 from ottoai import background
@@ -19,7 +21,8 @@ from ottoai.domain import events
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.realtime.connection import HIGH
-from ottoai.web import keys, session
+from ottoai.web import inputs, keys, session
+from ottoai.web.api.calls import CallQuery
 from tests.conftest import execute, make_config, of_tenant
 from tests.helpers import deliver, get, report
 
@@ -108,11 +111,12 @@ async def test_a_compressed_body_is_read(base):
 
 
 async def test_odd_paging_is_400(base, make_token):
-    import base64
-
-    cursor = base64.urlsafe_b64encode(b"2020-01-01T00:00:00+23:00|11111111-1111-4111-8111-111111111111").decode()
-    assert (await get(base, f"/api/calls?limit={'1' * 5000}", make_token()))[0] == 400
+    what = msgspec.json.encode(("calls", inputs.filters(CallQuery())))
+    zone = datetime.fromisoformat("2020-01-01T00:00:00+23:00")
+    cursor = inputs.cursor_of(zone, "11111111-1111-4111-8111-111111111111", what)
     assert (await get(base, f"/api/calls?cursor={cursor}", make_token()))[0] == 200
+    assert (await get(base, f"/api/leads?cursor={cursor}", make_token()))[0] == 400
+    assert (await get(base, f"/api/calls?limit={'1' * 5000}", make_token()))[0] == 400
 
 
 async def test_odd_tokens_are_401(base, make_token, config):

@@ -10,7 +10,7 @@ from jobs.run import perform
 from ottoai import samples
 from ottoai.domain import outbox, texts
 from ottoai.webhooks import twilio_errors
-from tests.carrier import serving_twilio
+from tests.carrier import Twilio, serving_twilio
 from tests.conftest import execute, make_config, of_tenant
 from tests.helpers import until
 from tests.stories import PHONE, telling
@@ -21,7 +21,7 @@ MESSAGE = "select status, error_code, provider_id is not null from messages wher
 
 @pytest.fixture
 async def twilio():
-    async with serving_twilio() as server:
+    async with serving_twilio(Twilio()) as server:
         yield server
 
 
@@ -175,6 +175,8 @@ async def test_error_codes_are_sorted(story, twilio, code, rescued, tasks, opt_o
     await story.until(timedelta(seconds=5))
     assert of_tenant(story.url, MESSAGE) == [("failed", str(code), False)]
     assert (story.rescues(), story.tasks()) == ([rescued], tasks)
+    ((next_at,),) = of_tenant(story.url, "select text_due_at from missed_calls")
+    assert (next_at is not None and next_at > story.clock.now) == (rescued == ("queued", None))
     assert of_tenant(story.url, "select count(*) from opt_outs") == [(opt_outs,)]
     assert len(twilio.asked) == 1
 
@@ -199,7 +201,7 @@ async def test_a_worker_that_comes_back_to_a_text_of_another_attempt_changes_not
     (stale,) = await outbox.lease(story.context.db.system(), [job_id], 0)
     assert await attempts(story, job_id) == ["success"]
     await send_text.send_text(story.context, stale)
-    await texts.give_up(story.context.db.one("demo"), stale, "cancelled", story.clock.now, "1" * 32)
+    await texts.give_up(story.context.db.one("demo"), stale, None, "cancelled", story.clock.now, "1" * 32)
     assert of_tenant(story.url, MESSAGE) == [("sent", None, True)]
     assert len(twilio.asked) == 1
 

@@ -17,6 +17,7 @@ from ottoai import commands_privacy as privacy_commands
 from ottoai.app import build_app
 from ottoai.client import Closed, connect
 from ottoai.config import Config
+from ottoai.db import open_pool
 from ottoai.domain.catalogue import EVENTS
 from ottoai.domain.outbox import Due
 from ottoai.metrics import Metrics
@@ -197,6 +198,18 @@ async def test_nothing_is_left_of_an_erased_phone(two, base, run, config, db, ma
     assert await off_loop(run, "erase", A.id, "--phone", PERSON, "--yes") == (0, "", "nothing is kept of it\n")
 
 
+async def test_what_is_read_while_a_phone_is_erased_is_not_shown_afterwards(two, base, config, token_a):
+    """A page that was cached between two steps holds what the later ones erase."""
+    await call_of(base, 9415, PERSON)
+    async with open_pool(config, Metrics("test"), privacy_commands.ROLE) as db:
+        about = await privacy_commands.privacy.person(db.one(A.id), PERSON)
+        async for _ in privacy_commands.privacy.erase_phone(db.one(A.id), about):
+            seen = [(await get(base, path, token_a))[1]["ETag"] for path in ("/api/calls", "/api/leads")]
+    for path, tag in zip(("/api/calls", "/api/leads"), seen, strict=True):
+        status, _, page = await get(base, path, token_a, **{"If-None-Match": tag})
+        assert (status, NATIONAL in digits(json.dumps(page))) == (200, False), path
+
+
 async def renewed(base: str, make_token, epoch: int) -> bool:
     """A second later at most, the ring in memory is gone."""
 
@@ -258,9 +271,9 @@ async def test_a_text_that_waits_is_not_sent(demo, run, config, db, database_url
 
 
 def put(config: Config, url: str) -> bool:
-    """What beat does: enqueue what is open; whether all is done."""
+    """What beat does: enqueue what is due; whether all is done."""
     with closing(client(config)) as connection:
-        ids = execute(url, "select id::text, queue, tenant_id from outbox where state = 'open'")
+        ids = execute(url, "select id::text, queue, tenant_id from outbox where state = 'open' and due_at <= now()")
         Queues(connection).enqueue(Due(str(one), str(queue), str(tenant)) for one, queue, tenant in ids)
     return not ids
 
@@ -332,7 +345,8 @@ async def test_nothing_is_left_of_an_erased_tenant(two, base, run, token_a, toke
     assert (await get(base, "/api/calls", token_a))[0] == 401
     assert dump(database_url, B.id) == b_before
     assert (await get(base, "/api/calls", token_b))[0] == 200
-    assert found_in(everything(database_url).replace(json.dumps(left), ""), a_canaries - {A.id}) == []
+    ours = {A.id, "follow_up"}  # the latter is a job, and the beginning of a column's name
+    assert found_in(everything(database_url).replace(json.dumps(left), ""), a_canaries - ours) == []
     assert redis_holds(redis_url, NATIONAL) == []
     assert await off_loop(run, "erase", A.id, "--yes") == (0, "", f"There is no tenant {A.id}: nothing was erased.\n")
 

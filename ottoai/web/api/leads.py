@@ -9,8 +9,8 @@ from msgspec.structs import force_setattr
 
 from ottoai import trace
 from ottoai.db import queries
-from ottoai.domain import changes
-from ottoai.web import inputs, keys, patterns
+from ottoai.domain import changes, patterns
+from ottoai.web import inputs, keys
 from ottoai.web.api import reading, writing
 from ottoai.web.inputs import PageQuery, Phone, Prefix
 

@@ -7,8 +7,8 @@ from aiohttp import web
 
 from ottoai import trace
 from ottoai.db import queries
-from ottoai.domain import staff_texts
-from ottoai.web import inputs, keys, patterns
+from ottoai.domain import patterns, staff_texts
+from ottoai.web import inputs, keys
 from ottoai.web.api import reading, writing
 from ottoai.web.inputs import PageQuery
 

@@ -5,21 +5,22 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, structs
 
 from ottoai.db import queries
-from ottoai.domain import changes, hours
+from ottoai.domain import changes, hours, patterns, settings
 from ottoai.domain.roles import Role
-from ottoai.errors import InvalidInput
-from ottoai.web import auth, keys, patterns
+from ottoai.web import auth, keys
 from ottoai.web.api import reading, writing
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": patterns.LINE})]
+Name = Annotated[str, Meta(min_length=1, max_length=settings.NAME_LENGTH, extra_json_schema={"pattern": patterns.LINE})]
 Zone = Annotated[str, Meta(max_length=100, examples=["America/New_York"], extra_json_schema={"format": "time-zone"})]
 Hours = Annotated[
     str, Meta(max_length=500, examples=["always", hours.DEFAULT], extra_json_schema={"format": "opening-hours"})
 ]
-Template = Annotated[str, Meta(min_length=1, max_length=480, extra_json_schema={"pattern": patterns.TEMPLATE})]
+Template = Annotated[
+    str, Meta(min_length=1, max_length=settings.TEXT_LENGTH, extra_json_schema={"pattern": patterns.TEMPLATE})
+]
 
 
 class SettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,23 +31,18 @@ class SettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name | UnsetType = UNSET
     timezone: Zone | UnsetType = UNSET
     hours: Hours | UnsetType = UNSET
-    holidays: Annotated[list[date], Meta(max_length=366)] | UnsetType = UNSET
+    holidays: Annotated[list[date], Meta(max_length=settings.HOLIDAYS)] | UnsetType = UNSET
     texts_enabled: bool | UnsetType = UNSET
     first_text: Template | UnsetType | None = UNSET
     follow_up_text: Template | UnsetType | None = UNSET
-    sla_minutes: Annotated[int, Meta(ge=1, le=2880)] | UnsetType = UNSET
+    sla_minutes: Annotated[int, Meta(ge=settings.SLA_MINUTES.start, le=settings.SLA_MINUTES.stop - 1)] | UnsetType = (
+        UNSET
+    )
 
     def __post_init__(self) -> None:
-        patterns.check("name", self.name, patterns.LINE)
-        patterns.check("first_text", self.first_text, patterns.TEMPLATE)
-        patterns.check("follow_up_text", self.follow_up_text, patterns.TEMPLATE)
-        try:
-            if self.timezone is not UNSET:
-                hours.parse_zone(self.timezone)
-            if self.hours is not UNSET:
-                hours.parse(self.hours, "UTC")
-        except InvalidInput as error:
-            raise ValueError(error.detail) from error
+        given = {name: value for name, value in structs.asdict(self).items() if value is not UNSET}
+        for name, checked in settings.check_settings(given).items():
+            structs.force_setattr(self, name, checked)
 
 
 async def get_settings(request: web.Request) -> web.Response:
@@ -59,7 +55,5 @@ async def change_settings(request: web.Request) -> web.Response:
     principal = request[keys.PRINCIPAL]
     auth.demand(principal, Role.MANAGER, Role.SERVICE)
     patch, versions = await writing.body(request, SettingsPatch), writing.versions(request)
-    if patch.holidays is not UNSET:
-        patch = msgspec.structs.replace(patch, holidays=sorted(set(patch.holidays)))
     change = await changes.change_settings(reading.session(request), principal.tenant_id, patch, versions)
     return writing.changed(request, change)

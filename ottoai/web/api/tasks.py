@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from ottoai import trace
 from ottoai.db import queries
-from ottoai.domain import tasks
-from ottoai.web import inputs, keys, patterns
+from ottoai.domain import patterns, tasks
+from ottoai.web import inputs, keys
 from ottoai.web.api import reading, writing
 from ottoai.web.claims import MAX_ID
 from ottoai.web.inputs import PageQuery

@@ -48,8 +48,6 @@ def _whole(value: Any) -> Any:
 
 def told(error: msgspec.ValidationError) -> str:
     """What is wrong with a body, with the field in front: "name: Expected `str`, got `int`"."""
-    if error.__cause__ is not None:  # one of our own sentences
-        return str(error.__cause__)
     what, where = str(error), ""
     if " - at `$." in what:
         what, _, where = what.rpartition(" - at `$.")

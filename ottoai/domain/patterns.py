@@ -1,7 +1,9 @@
-"""What texts that clients write may hold: the patterns, as JSON Schema and Python read them alike."""
+"""What texts that people write may hold: the patterns, as JSON Schema and Python read them alike."""
 
 import re
 from typing import Final
+
+from ottoai.errors import InvalidInput
 
 # Neither control characters, which no screen shows and of which no column takes a NUL, nor blanks alone.
 LINE: Final = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])[\s\S]*\S"
@@ -17,6 +19,6 @@ _SENTENCES: Final = {
 
 
 def check(field: str, text: object, pattern: str) -> None:
-    """Raise ValueError, beginning with the field's name, for a text that is not as its pattern says."""
+    """Raise InvalidInput, beginning with the field's name, for a text that is not as its pattern says."""
     if isinstance(text, str) and not re.match(pattern, text):
-        raise ValueError(f"{field}: {_SENTENCES[pattern]}")
+        raise InvalidInput(f"{field}: {_SENTENCES[pattern]}")
