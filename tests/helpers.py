@@ -1,7 +1,9 @@
 """What tests say often, in the domain's words."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
@@ -13,6 +15,8 @@ from ottoai import samples
 from ottoai.webhooks import callrail
 from tests.canary import RECORDING_KEY
 from tests.conftest import SIGNING_KEY
+
+_callers = itertools.cycle(range(200, 1000))  # numbers of places; the samples themselves have those below
 
 
 async def deliver(
@@ -63,4 +67,6 @@ def report(kind: str, call_id: int | None = None, **fields: Any) -> dict[str, An
     """A CallRail report about a call, with a recording, whose address holds a secret."""
     url = f"https://app.callrail.com/calls/CAL1/recording?access_key={RECORDING_KEY}"
     recording = {"recording": url, "recording_player": url}
-    return samples.callrail(kind, call_id or samples.new_call_id(), **recording | fields)
+    # From somebody else each time: who was texted within two hours is not texted again.
+    caller = {"customer_phone_number": samples.daytime_phone(datetime.now(UTC), next(_callers))}
+    return samples.callrail(kind, call_id or samples.new_call_id(), **caller | recording | fields)

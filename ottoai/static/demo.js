@@ -13,7 +13,7 @@ const KNOWN = 1000; // items of a noun; those that changed longest ago are forgo
 const KEPT = 200; // events on the screen
 const RELOAD_MS = 2000; // after a load that failed
 
-const { tenant, since, user } = document.body.dataset;
+const { tenant, since } = document.body.dataset;
 const known = { calls: new Map(), leads: new Map(), messages: new Map(), missed_calls: new Map(), tasks: new Map() };
 let token = document.body.dataset.token;
 let loaded = false; // from then on what comes is news
@@ -243,7 +243,9 @@ on("text", "keydown", "composed", (event) => {
 });
 on("leads", "click", "composed", async ({ target }) => {
   const chosen = target.closest("li")?.dataset.id;
-  if (chosen) await select(chosen);
+  if (!chosen) return;
+  if ($("conversation").getBoundingClientRect().top > innerHeight / 2) $("conversation").scrollIntoView();
+  await select(chosen);
 });
 on("tasks", "click", "tasked", ({ target }) => target.matches("button") && complete(target.closest("li").dataset.id));
 on("pause", "click", "told", () => {

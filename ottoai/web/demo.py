@@ -44,32 +44,32 @@ HEADERS: Final = {
 async def page(request: web.Request) -> web.Response:
     """The page as it begins; its script (static/demo.js) keeps it up to date."""
     settings = await _settings(request)
-    tx = request.app[keys.DB].one(settings.id)
-    response = aiohttp_jinja2.render_template(
-        "demo.html", request, await _state(tx, settings) | _access(request, settings)
-    )
-    response.headers.update(HEADERS)
-    return response
+    state = await _state(request.app[keys.DB].one(settings.id), settings)
+    access = {"token": _token(request, settings.id), "samples": settings.id == TENANT}
+    return _guarded(aiohttp_jinja2.render_template("demo.html", request, state | access))
 
 
 async def token(request: web.Request) -> web.Response:
     """GET /demo/token: what the page goes on with when its token runs out."""
     ops.refuse_foreign_page(request)
-    response = respond({"token": _token(request, (await _settings(request)).id)})
-    response.headers.update(HEADERS)
-    return response
+    return _guarded(respond({"token": _token(request, (await _settings(request)).id)}))
 
 
 async def sample(request: web.Request) -> web.Response:
     """GET /demo/samples/{name}: a webhook as CallRail would send it now, for the page to send."""
     settings = await _settings(request)
-    if request.match_info["name"] == "reply":
-        return respond(samples.callrail_text(samples.new_call_id()))
-    now = datetime.now(UTC)
+    name, now = request.match_info["name"], datetime.now(UTC)
+    if name == "reply":
+        return _guarded(respond(samples.callrail_text(samples.new_call_id(), now=now)))
     # Nobody looked after the one that was unnoticed in the time that the tenant allows, so staff is asked at once.
-    called_at = now if request.match_info["name"] == "missed" else now - timedelta(minutes=settings.sla_minutes + 1)
-    who = await _new_caller(request.app[keys.DB].one(settings.id), now)
-    return respond(samples.callrail("call-complete", samples.new_call_id(), now=called_at, **who))
+    called_at = now if name == "missed" else now - timedelta(minutes=settings.sla_minutes + 1)
+    caller = await _new_caller(request.app[keys.DB].one(settings.id), now)
+    return _guarded(respond(samples.callrail("call-complete", samples.new_call_id(), now=called_at, **caller)))
+
+
+def _guarded(response: web.Response) -> web.Response:
+    response.headers.update(HEADERS)
+    return response
 
 
 async def _settings(request: web.Request) -> Settings:
@@ -79,10 +79,6 @@ async def _settings(request: web.Request) -> Settings:
     if row is None:
         raise NotFound("There is no such tenant here.")
     return msgspec.json.decode(row["item"], type=Settings)
-
-
-def _access(request: web.Request, settings: Settings) -> dict[str, Any]:
-    return {"token": _token(request, settings.id), "user": USER, "samples": settings.id == TENANT}
 
 
 def _token(request: web.Request, tenant_id: str) -> str:

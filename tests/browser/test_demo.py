@@ -37,18 +37,27 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 
 
 class Visit:
-    """The page in a browser of its own, and what it complained of."""
+    """The page in a browser of its own, what it asked for, and what it complained of."""
 
-    def __init__(self, chromium: Chromium, page: Any) -> None:
-        self.page = page
+    def __init__(self, chromium: Chromium) -> None:
+        self.chromium = chromium
+        self.page: Any = None
         self.said: list[str] = []
+        self.asked: list[str] = []
         self.do = chromium.do
+
+    async def open(self, address: str, options: dict[str, Any]) -> None:
+        """Open it. To be done by Chromium's own thread, as all that speaks to it."""
+        context = await self.chromium.browser.new_context(**options)
+        page = self.page = await context.new_page()
         page.set_default_timeout(WITHIN)
+        page.on("request", lambda request: self.asked.append(request.url))
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(error.message))
         page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        await page.goto(address)
 
-    async def see(self, selector: str, text: str = "") -> str:
+    async def see(self, selector: str, text: str | re.Pattern[str] = "") -> str:
         """Wait until there is something with this text; all of its text."""
         found = self.page.locator(selector, has_text=text).first
         await self.do(found.wait_for())
@@ -84,13 +93,12 @@ class Visit:
 @asynccontextmanager
 async def visiting(chromium: Chromium, product: Product, tenant: str = "", **options: Any) -> AsyncIterator[Visit]:
     """The page, opened."""
-    context = await chromium.do(chromium.browser.new_context(**options))
-    visit = Visit(chromium, await chromium.do(context.new_page()))
-    await visit.do(visit.page.goto(f"{product.base}/demo" + (f"?tenant={tenant}" if tenant else "")))
+    visit = Visit(chromium)
+    await visit.do(visit.open(f"{product.base}/demo" + (f"?tenant={tenant}" if tenant else ""), options))
     if options.get("java_script_enabled", True):
         await visit.live()
     yield visit
-    await chromium.do(context.close())
+    await visit.do(visit.page.context.close())
 
 
 @contextmanager
@@ -192,7 +200,7 @@ async def test_the_stream_can_be_paused(chromium, product):
         await visit.click("#pause")
         count = await visit.js("document.querySelector('#events').children.length")
         name = await visit.missed()
-        await visit.see("#pause", re.compile(r"Go on \(\d+ more\)"))  # type: ignore[arg-type]
+        await visit.see("#pause", re.compile(r"Go on \(\d+ more\)"))
         assert await visit.js("document.querySelector('#events').children.length") == count
         await visit.click("#pause")
         await visit.see("#events li", f"{name} · completed")
@@ -202,15 +210,14 @@ async def test_the_stream_can_be_paused(chromium, product):
 async def test_it_comes_back_and_loads_afresh_what_it_missed(chromium, product):
     async with visiting(chromium, product) as visit:
         await visit.missed()
-        asked: list[str] = []
-        visit.page.on("request", lambda request: asked.append(request.url))
+        visit.asked.clear()
         execute(product.config.database_url, "update heads set epoch = epoch + 1 where tenant_id = 'demo'")
         os.kill(product.pid("api"), signal.SIGKILL)
         await visit.see("#connection", "reconnecting in")
         await visit.see("#stale", "may be out of date")
         await visit.live()
-        await eventually(lambda: any("/api/leads?" in url for url in asked))
-        assert any("/demo/token?tenant=demo" in url for url in asked), "each connection wants a token that is new"
+        await eventually(lambda: any("/api/leads?" in url for url in visit.asked))
+        assert any("/demo/token?tenant=demo" in url for url in visit.asked), "each connection wants a token that is new"
         assert not await visit.do(visit.page.is_visible("#stale"))
         name = await visit.missed()
         await visit.see('#rescues [data-kind="texted"]', name)
@@ -298,6 +305,7 @@ def test_it_is_kept_nowhere_and_runs_nothing_foreign(product):
     assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert not re.search(r"<script(?! type=\"module\" src=\"/static/)|<style|<[a-z][^>]*\s(style|on[a-z]+)=", text)
-    assert fetch(f"{product.base}/demo/token")[1]["Cache-Control"] == "no-store"
+    for path in ("/demo/token", "/demo/samples/missed", "/demo/samples/reply"):
+        assert fetch(product.base + path)[1]["Cache-Control"] == "no-store"
     assert fetch(f"{product.base}/demo/token", **{"Sec-Fetch-Site": "cross-site"})[0] == 403
     assert fetch(f"{product.base}/demo/token", Origin="https://elsewhere.example")[0] == 403

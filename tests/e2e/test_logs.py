@@ -75,8 +75,9 @@ async def test_no_line_holds_a_phone_number_or_a_token(product, token, call_id):
     """Also where they are easily quoted: in a URL, in an error about a field, in a header that is refused."""
     number = samples.daytime_phone(datetime.now().astimezone())
     await send(product, report("call-complete", call_id, customer_phone_number=number, duration=number))
-    query = f"token={token}&phone={number.replace('+', '%2B')}"
-    assert (await get(product.base, f"/api/calls?{query}", token))[0] == 200
+    phone = f"phone={number.replace('+', '%2B')}"
+    assert (await get(product.base, f"/api/calls?{phone}", token))[0] == 200
+    assert (await get(product.base, f"/api/calls?token={token}&{phone}", token))[0] == 400
     assert (await get(product.base, f"/nowhere/{number}", token))[0] == 404
     await eventually(lambda: product.log("api", message="Request answered", route="unmatched", status=404))
     phones = {str(phone).lstrip("+") for (phone,) in product.sql("select phone from leads")}
