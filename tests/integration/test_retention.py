@@ -65,7 +65,7 @@ async def test_no_batch_is_larger_than_it_may_be(database_url, redis_url, db, de
     async with context_of(make_config(database_url, redis_url)) as context:
         assert await retention.retention(context) is False
     assert max(sizes) == 3
-    assert sum(sizes) == 25 + 5 + 5
+    assert sum(sizes) == 30 + 5 + 5
 
 
 def noting(table, sizes):
