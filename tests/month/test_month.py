@@ -127,6 +127,8 @@ def expected(told: list[Deed]) -> dict[tuple[str, str], set[datetime]]:
     for lead, all_deeds in by_lead.items():
         wanted: list[tuple[datetime, int]] = []
         for n, deed in enumerate(d for d in all_deeds if d.what == "missed"):
+            if opted_out(all_deeds, deed.at):
+                continue  # whose rescue ends at once, and does not begin anew with START
             ends = min(
                 [d.at for d in all_deeds if d.what not in {"missed", "help", "start"} and d.at >= deed.at], default=None
             )
