@@ -2,7 +2,7 @@
 
 -- name: rescue_to_follow^
 -- All that decides about a rescue and its texts at a moment. `texted_elsewhere`: another rescue of the lead has texted
--- within :apart before it.
+-- within :apart before it. No message is too young: workers' clocks differ.
 select
     m.status,
     m.step,
@@ -28,7 +28,7 @@ select
         where
             x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.missed_call_id <> m.id
             and x.status in ('queued', 'sending', 'sent', 'delivered', 'unknown')
-            and x.created_at > :now::timestamptz - :apart::interval and x.created_at <= :now::timestamptz
+            and x.created_at > :now::timestamptz - :apart::interval
     ) as texted_elsewhere
 from missed_calls as m
 inner join leads as l on m.tenant_id = l.tenant_id and m.lead_id = l.id
@@ -39,15 +39,31 @@ where m.tenant_id = :tenant_id and m.id = :id;
 -- name: advance_rescue^
 -- Carries out what was decided about a rescue as it was at :version and :step_before: writes the text down and stages its
 -- sending, escalates, asks staff, ends, stages the next decision, closes the job of this one, appends the events.
--- `advanced` is false, and nothing happened, when the rescue has changed meanwhile. Returns besides what record_report
--- returns: epoch, events, jobs.
+-- `advanced` is false, and nothing happened, when the rescue has changed meanwhile, or when another one of the lead has
+-- texted: two that fall due together at an opening are decided about together. The lock before it, for decisions to text,
+-- has the second see what the first wrote. Returns besides what record_report returns: epoch, events, jobs.
+select 1
+from leads as l inner join missed_calls as m on l.tenant_id = m.tenant_id and l.id = m.lead_id
+where m.tenant_id = :tenant_id and m.id = :id and :text_step::smallint is not null
+for no key update of l;
 with
 known as (
     select
         m.id,
         m.text_due_at
     from missed_calls as m
-    where m.tenant_id = :tenant_id and m.id = :id and m.version = :version and m.step = :step_before
+    where
+        m.tenant_id = :tenant_id and m.id = :id and m.version = :version and m.step = :step_before
+        and (
+            :text_step::smallint is null
+            or not exists (
+                select from messages as x -- as in rescue_to_follow
+                where
+                    x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.missed_call_id <> m.id
+                    and x.status in ('queued', 'sending', 'sent', 'delivered', 'unknown')
+                    and x.created_at > :now::timestamptz - :apart::interval
+            )
+        )
 ),
 
 moved as (

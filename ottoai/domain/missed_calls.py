@@ -57,7 +57,8 @@ async def find(tx: Session, missed_call_id: str, now: datetime) -> Known | None:
 
 async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> Advanced | None:
     """Do what is due of the rescue that a job is about, all in one transaction with closing the job; None when it has
-    ended, and the job is closed. Raises Conflict when the rescue has changed while this was decided: decide again.
+    ended, and the job is closed. Raises Conflict when the rescue has changed while this was decided, or another one of
+    the caller has texted: decide again.
     """
     known = await find(tx, job.subject_id, now)
     if known is None or known.rescue.status not in rescue.OPEN:
@@ -82,6 +83,7 @@ async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> A
         call_back=decision.call_back,
         again_at=decision.again_at,
         now=now,
+        apart=rescue.APART,
         repair_after=outbox.REPAIR_AFTER,
         trace_id=trace_id,
         trace_context=job.trace_context,

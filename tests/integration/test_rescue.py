@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from jobs.run import perform
-from ottoai.domain import rescue
+from ottoai.domain import missed_calls, rescue
 from ottoai.domain.rescue import MOVES, STATES
 from tests.conftest import add_tenant, execute, of_tenant
 from tests.stories import NOON, PHONE, telling
@@ -263,3 +263,30 @@ async def test_versions_and_log_tell_the_same_story(story, database_url):
         for row_id, version in of_tenant(database_url, sql, f"{kind}.%"):
             assert version == seen.get(row_id, 0) + 1, kind
             seen[row_id] = version
+
+
+async def test_rescues_of_one_caller_that_fall_due_together_are_one_text(story, database_url, monkeypatch):
+    """Who called four times at night is texted once at the opening, also when all is decided at the same moment."""
+    execute(database_url, "update tenants set hours = 'Mon-Fri 09:00-17:00'")
+    story.clock.now = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)  # ten in the evening
+    for _ in range(4):
+        await story.call()
+        await story.until(timedelta(minutes=5))
+    found, read, everybody = missed_calls.find, 0, asyncio.Event()
+
+    async def find(*args):
+        nonlocal read
+        known = await found(*args)
+        read += 1
+        if read == 4:
+            everybody.set()
+        await everybody.wait()
+        return known
+
+    monkeypatch.setattr(missed_calls, "find", find)
+    story.clock.now = datetime(2026, 11, 25, 14, 0, tzinfo=UTC)
+    due = execute(database_url, "select id::text from outbox where state = 'open' and job = 'follow_up'")
+    outcomes = await asyncio.gather(*(perform(story.context, str(job_id)) for (job_id,) in due))
+    assert [outcome and outcome.status for outcome in outcomes] == ["success"] * 4
+    await story.until(timedelta(minutes=1))
+    assert story.texts() == [(1, "sent")]
