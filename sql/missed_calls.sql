@@ -39,9 +39,10 @@ where m.tenant_id = :tenant_id and m.id = :id;
 -- name: advance_rescue^
 -- Carries out what was decided about a rescue as it was at :version and :step_before: writes the text down and stages its
 -- sending, escalates, asks staff, ends, stages the next decision, closes the job of this one, appends the events.
--- `advanced` is false, and nothing happened, when the rescue has changed meanwhile, or when another one of the lead has
--- texted: two that fall due together at an opening are decided about together. The lock before it, for decisions to text,
--- has the second see what the first wrote. Returns besides what record_report returns: epoch, events, jobs.
+-- `advanced` is false, and nothing happened, when the rescue has changed meanwhile, when the job is another worker's by
+-- now (:attempts), or when another rescue of the lead has texted: two that fall due together at an opening are decided
+-- about together. The lock before it, for decisions to text, has the second see what the first wrote. Returns besides
+-- what record_report returns: epoch, events, jobs.
 select 1
 from leads as l inner join missed_calls as m on l.tenant_id = m.tenant_id and l.id = m.lead_id
 where m.tenant_id = :tenant_id and m.id = :id and :text_step::smallint is not null
@@ -54,6 +55,10 @@ known as (
     from missed_calls as m
     where
         m.tenant_id = :tenant_id and m.id = :id and m.version = :version and m.step = :step_before
+        and exists (
+            select from outbox as j
+            where j.tenant_id = :tenant_id and j.id = :job_id and j.state = 'open' and j.attempts = :attempts
+        )
         and (
             :text_step::smallint is null
             or not exists (
@@ -96,7 +101,9 @@ moved as (
 
 closed as (
     update outbox set state = 'done', finished_at = now(), leased_until = null
-    where tenant_id = :tenant_id and id = :job_id and state = 'open' and exists (select from moved)
+    where
+        tenant_id = :tenant_id and id = :job_id and state = 'open' and attempts = :attempts
+        and exists (select from moved)
 ),
 
 text as (

@@ -57,8 +57,8 @@ async def find(tx: Session, missed_call_id: str, now: datetime) -> Known | None:
 
 async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> Advanced | None:
     """Do what is due of the rescue that a job is about, all in one transaction with closing the job; None when it has
-    ended, and the job is closed. Raises Conflict when the rescue has changed while this was decided, or another one of
-    the caller has texted: decide again.
+    ended, and the job is closed. Raises Conflict when the rescue has changed while this was decided, another one of the
+    caller has texted, or the job is another worker's by now: decide again.
     """
     known = await find(tx, job.subject_id, now)
     if known is None or known.rescue.status not in rescue.OPEN:
@@ -72,6 +72,7 @@ async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> A
         tx,
         id=job.subject_id,
         job_id=job.id,
+        attempts=job.attempts,
         version=known.version,
         step_before=known.rescue.step,
         step=decision.step,

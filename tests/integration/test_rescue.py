@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from jobs.run import perform
-from ottoai.domain import missed_calls, rescue
+from ottoai.domain import missed_calls, outbox, rescue
 from ottoai.domain.rescue import MOVES, STATES
+from ottoai.errors import Conflict
 from tests.conftest import add_tenant, execute, of_tenant
 from tests.stories import NOON, PHONE, telling
 
@@ -290,3 +291,19 @@ async def test_rescues_of_one_caller_that_fall_due_together_are_one_text(story, 
     assert [outcome and outcome.status for outcome in outcomes] == ["success"] * 4
     await story.until(timedelta(minutes=1))
     assert story.texts() == [(1, "sent")]
+
+
+async def test_a_worker_that_lost_its_lease_neither_decides_nor_stages(story, database_url):
+    """Else a rescue would be followed by two from then on, each staging its own next decision."""
+    (job,) = (await story.call()).jobs
+    await story.until(timedelta(minutes=1))
+    [(job_id,)] = execute(database_url, "select id::text from outbox where state = 'open'")
+    (stale,) = await outbox.lease(story.context.db.system(), [str(job_id)], 0)
+    (leased,) = await outbox.lease(story.context.db.system(), [str(job_id)], 60)
+    tenant = story.context.db.one("demo")
+    with pytest.raises(Conflict):
+        await missed_calls.follow_up(tenant, stale, story.clock.now, "1" * 32)
+    assert await missed_calls.follow_up(tenant, leased, story.clock.now, "1" * 32)
+    with pytest.raises(Conflict):
+        await missed_calls.follow_up(tenant, leased, story.clock.now, "1" * 32)
+    assert execute(database_url, "select count(*) from outbox where state = 'open'") == [(1,)]
