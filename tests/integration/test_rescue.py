@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from jobs.run import perform
+from ottoai.db import sql_folder
 from ottoai.domain import missed_calls, outbox, rescue
 from ottoai.domain.rescue import MOVES, STATES
 from ottoai.errors import Conflict
@@ -307,3 +308,20 @@ async def test_a_worker_that_lost_its_lease_neither_decides_nor_stages(story, da
     with pytest.raises(Conflict):
         await missed_calls.follow_up(tenant, leased, story.clock.now, "1" * 32)
     assert execute(database_url, "select count(*) from outbox where state = 'open'") == [(1,)]
+
+
+async def test_rescues_of_before_the_chase_are_followed_to_their_end(story, database_url):
+    """As the version before left them: texted once, and no job any more."""
+    await story.call()
+    await story.until(timedelta(minutes=1))
+    execute(database_url, "delete from outbox")
+    of_tenant(database_url, "update missed_calls set step = 0")
+    migration = (sql_folder() / "migrations" / "0016_followed.sql").read_text()
+    for _ in range(2):  # once is enough
+        execute(database_url, migration)
+    assert execute(database_url, "select job from outbox") == [("follow_up",)]
+    assert of_tenant(database_url, "select step from missed_calls") == [(1,)]
+    execute(database_url, "update outbox set due_at = %s", story.clock.now)
+    await story.until(49 * HOUR)
+    assert story.rescues() == [("expired", "time")]
+    assert story.texts() == [(1, "sent"), (2, "sent"), (3, "sent"), (4, "sent")]
