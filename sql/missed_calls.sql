@@ -2,7 +2,8 @@
 
 -- name: rescue_to_follow^
 -- All that decides about a rescue and its texts at a moment. `texted_elsewhere`: another rescue of the lead has texted
--- within :apart before it. No message is too young: workers' clocks differ.
+-- within :apart before it; no message is too young for that, since workers' clocks differ. `reached`: what has reached
+-- the caller since the call, though it was reported before the call was, so that it ended nothing.
 select
     m.status,
     m.step,
@@ -29,7 +30,26 @@ select
             x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.missed_call_id <> m.id
             and x.status in ('queued', 'sending', 'sent', 'delivered', 'unknown')
             and x.created_at > :now::timestamptz - :apart::interval
-    ) as texted_elsewhere
+    ) as texted_elsewhere,
+    coalesce(
+        (
+            select case when x.direction = 'outbound' then 'outbound_call' else 'answered_call' end
+            from calls as x
+            where
+                x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.id <> m.call_id and x.started_at >= m.called_at
+                and (x.direction = 'outbound' or (x.status = 'completed' and x.answered and x.voicemail is not true))
+            order by x.started_at
+            limit 1
+        ),
+        (
+            select 'outbound_text'
+            from messages as x
+            where
+                x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.created_at >= m.called_at
+                and x.direction = 'outbound' and x.missed_call_id is null
+            limit 1
+        )
+    ) as reached
 from missed_calls as m
 inner join leads as l on m.tenant_id = l.tenant_id and m.lead_id = l.id
 inner join calls as c on m.tenant_id = c.tenant_id and m.call_id = c.id

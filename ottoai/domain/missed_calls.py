@@ -49,9 +49,8 @@ async def find(tx: Session, missed_call_id: str, now: datetime) -> Known | None:
     row = await queries().missed_calls.rescue_to_follow(tx, id=missed_call_id, now=now, apart=rescue.APART)
     if row is None:
         return None
-    found = rescue_of(
-        row, status=row["status"], step=row["step"], missed=row["missed"], texted_elsewhere=row["texted_elsewhere"]
-    )
+    told = ("status", "step", "missed", "texted_elsewhere", "reached")
+    found = rescue_of(row, **{name: row[name] for name in told})
     return Known(found, row["version"], row["company"], row["first_text"], row["follow_up_text"])
 
 

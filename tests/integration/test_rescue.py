@@ -310,6 +310,36 @@ async def test_a_worker_that_lost_its_lease_neither_decides_nor_stages(story, da
     assert execute(database_url, "select count(*) from outbox where state = 'open'") == [(1,)]
 
 
+@pytest.mark.parametrize(
+    ("cause", "act"),
+    [
+        ("answered_call", lambda story: story.call(answered=True)),
+        ("outbound_call", lambda story: story.call(direction="outbound", answered=None, rank=1)),
+        ("outbound_text", lambda story: story.text("We are on our way", ours=True)),
+    ],
+)
+async def test_who_was_reached_before_the_missed_call_was_reported_is_not_chased(story, cause, act):
+    """Reports come in any order: what was lost on its way is found in the provider's books later."""
+    missed_at = story.clock.now
+    await story.until(timedelta(minutes=5))
+    await act(story)
+    await story.until(timedelta(minutes=5))
+    await story.call(started_at=missed_at)
+    await story.until(60 * HOUR)
+    assert story.rescues() == [("recovered", cause)]
+    assert [step for step, _ in story.texts() if step] == []
+    assert story.tasks() == []
+
+
+async def test_who_was_reached_before_they_called_again_is_chased(story):
+    await story.call(answered=True)
+    await story.text("We are on our way", ours=True)
+    await story.until(HOUR)
+    await story.call()
+    await story.until(timedelta(minutes=1))
+    assert story.rescues() == [("texted", None)]
+
+
 async def test_rescues_of_before_the_chase_are_followed_to_their_end(story, database_url):
     """As the version before left them: texted once, and no job any more."""
     await story.call()
