@@ -189,12 +189,15 @@ message as (
     returning m.id, m.lead_id, m.missed_call_id, k.status as before, message_json(m) as shape
 ),
 
--- Of a text that is still being handed over, its job writes the same.
+-- Of a text that is still being handed over, its job writes that the caller was texted.
 texted as (
     update missed_calls as r
     set
-        status = case when r.status = 'queued' then 'texted' else r.status end,
-        first_text_at = coalesce(r.first_text_at, :received_at::timestamptz),
+        status = case when r.status = 'queued' and m.before = 'unknown' then 'texted' else r.status end,
+        first_text_at = case
+            when m.before = 'unknown' then coalesce(r.first_text_at, :received_at::timestamptz)
+            else r.first_text_at
+        end,
         untextable = r.untextable or :untextable,
         updated_at = now(),
         version = r.version + (m.before = 'unknown')::integer

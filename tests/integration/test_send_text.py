@@ -124,6 +124,26 @@ async def test_a_callback_that_is_faster_than_the_answer_counts(story, twilio, b
     assert story.rescues() == [("texted", None)]
 
 
+async def test_a_callback_that_is_faster_than_the_answer_shows_nothing_of_the_rescue_unheard(story, twilio, base):
+    """What is shown of it changes with an event and a version, and those come with the answer."""
+    twilio.manners.append("hangs")
+    running = asyncio.create_task(perform(story.context, await miss(story)))
+    await until(lambda: twilio.taken)
+    before = of_tenant(story.url, "select (missed_call_json(m))::text from missed_calls as m")
+    ((message_id,),) = of_tenant(story.url, "select id::text from messages")
+    (taken,) = twilio.taken
+    told = samples.twilio_text_status(
+        "undelivered", new_id(), To=taken["to"], From=taken["from"], MessageSid=taken["sid"], ErrorCode="30006"
+    )
+    assert (await call_back(base, "sms", told, query=f"?message={message_id}"))[1] == "processed"
+    assert of_tenant(story.url, "select (missed_call_json(m))::text from missed_calls as m") == before
+    twilio.let_go()
+    assert (await running).status == "success"
+    assert story.log("missed_call.%") == ["missed_call.queued", "missed_call.texted"]
+    await story.until(timedelta(seconds=5))
+    assert story.rescues() == [("escalated", None)]
+
+
 async def test_a_callback_about_somebody_elses_message_touches_nothing_of_ours(story, twilio, base, database_url):
     await attempts(story, await miss(story))
     ((message_id, before),) = of_tenant(story.url, "select id::text, provider_id from messages")
