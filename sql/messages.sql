@@ -285,7 +285,7 @@ select
     r.step as rescue_step,
     r.called_at,
     r.untextable,
-    (r.id is null or (r.status in ('queued', 'texted', 'escalated') and c.missed)) as wanted,
+    (r.id is null or (r.status in ('queued', 'texted', 'escalated') and c.missed and t.texts_enabled)) as wanted,
     exists(
         select from opt_outs as o
         where o.tenant_id = :tenant_id and o.digest = phone_digest(:tenant_id, l.phone)

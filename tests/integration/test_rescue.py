@@ -123,6 +123,16 @@ async def test_a_stop_between_the_decision_and_the_carrier_is_in_time(story, dat
     assert of_tenant(database_url, "select count(*) from development_texts") == [(0,)]
 
 
+async def test_texts_that_are_switched_off_between_the_decision_and_the_carrier_are_not_sent(story, database_url):
+    """As for a text that waits over a night for the hours for texts."""
+    (job,) = (await story.call()).jobs
+    await perform(story.context, job.id)
+    execute(database_url, "update tenants set texts_enabled = false")
+    await story.until(timedelta(minutes=5))
+    assert (story.texts(), story.rescues()) == ([(1, "cancelled")], [("queued", None)])
+    assert of_tenant(database_url, "select text_due_at from missed_calls") == [(None,)]
+
+
 async def test_replies_are_matched_inside_the_tenant_only(story, db, database_url):
     await add_tenant(db, "other", company="2", number="+14045550177")
     await story.call()
