@@ -16,8 +16,8 @@ from ottoai.errors import Conflict, ProviderFailed
 
 log = logging.getLogger(__name__)
 
-# Ten attempts spread over three to six minutes, by how long each takes: a carrier's hiccup is outlasted, and its list of
-# texts has caught up with what it took. A rescue goes on without the text: with its next step, and with staff.
+# Ten attempts spread over three to six minutes, by how long each takes: a carrier's hiccup is outlasted, and its list
+# of texts has caught up with what it took. A rescue goes on without the text: with its next step, and with staff.
 RETRY = Retry(attempts=10, first=2.0, longest=60.0)
 
 
