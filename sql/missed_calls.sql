@@ -61,11 +61,11 @@ where m.tenant_id = :tenant_id and m.id = :id;
 -- sending, escalates, asks staff, ends, stages the next decision, closes the job of this one, appends the events.
 -- `advanced` is false, and nothing happened, when the rescue has changed meanwhile, when the job is another worker's by
 -- now (:attempts), or when another rescue of the lead has texted: two that fall due together at an opening are decided
--- about together. The lock before it, for decisions to text, has the second see what the first wrote. Returns besides
--- what record_report returns: epoch, events, jobs.
+-- about together. The lock before it, for decisions to text or to ask staff, has the second see what the first wrote.
+-- Returns besides what record_report returns: epoch, events, jobs.
 select 1
 from leads as l inner join missed_calls as m on l.tenant_id = m.tenant_id and l.id = m.lead_id
-where m.tenant_id = :tenant_id and m.id = :id and :text_step::smallint is not null
+where m.tenant_id = :tenant_id and m.id = :id and (:text_step::smallint is not null or :call_back)
 for no key update of l;
 with
 known as (

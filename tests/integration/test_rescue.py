@@ -277,13 +277,19 @@ async def test_versions_and_log_tell_the_same_story(story, database_url):
             seen[row_id] = version
 
 
-async def test_rescues_of_one_caller_that_fall_due_together_are_one_text(story, database_url, monkeypatch):
-    """Who called four times at night is texted once at the opening, also when all is decided at the same moment."""
+@pytest.fixture
+async def called_at_night(story, database_url):
+    """Four missed calls of one caller, after closing."""
     execute(database_url, "update tenants set hours = 'Mon-Fri 09:00-17:00'")
     story.clock.now = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)  # ten in the evening
     for _ in range(4):
         await story.call()
         await story.until(timedelta(minutes=5))
+    return story
+
+
+async def follow_up_at_once(story, monkeypatch) -> None:
+    """All that wait are decided about before the first decision is carried out."""
     found, read, everybody = missed_calls.find, 0, asyncio.Event()
 
     async def find(*args):
@@ -295,13 +301,28 @@ async def test_rescues_of_one_caller_that_fall_due_together_are_one_text(story, 
         await everybody.wait()
         return known
 
-    monkeypatch.setattr(missed_calls, "find", find)
-    story.clock.now = datetime(2026, 11, 25, 14, 0, tzinfo=UTC)
-    due = execute(database_url, "select id::text from outbox where state = 'open' and job = 'follow_up'")
-    outcomes = await asyncio.gather(*(perform(story.context, str(job_id)) for (job_id,) in due))
+    with monkeypatch.context() as patched:
+        patched.setattr(missed_calls, "find", find)
+        due = execute(story.url, "select id::text from outbox where state = 'open' and job = 'follow_up'")
+        outcomes = await asyncio.gather(*(perform(story.context, str(job_id)) for (job_id,) in due))
     assert [outcome and outcome.status for outcome in outcomes] == ["success"] * 4
+
+
+async def test_rescues_of_one_caller_that_fall_due_together_are_one_text(called_at_night, monkeypatch):
+    story = called_at_night
+    story.clock.now = datetime(2026, 11, 25, 14, 0, tzinfo=UTC)
+    await follow_up_at_once(story, monkeypatch)
     await story.until(timedelta(minutes=1))
     assert story.texts() == [(1, "sent")]
+
+
+async def test_rescues_of_one_caller_that_escalate_together_are_one_task(called_at_night, monkeypatch):
+    story = called_at_night
+    await story.until(datetime(2026, 11, 25, 15, 59, tzinfo=UTC))
+    story.clock.now = datetime(2026, 11, 25, 16, 0, tzinfo=UTC)
+    await follow_up_at_once(story, monkeypatch)
+    assert story.rescues() == [("escalated", None)] * 4
+    assert story.tasks() == [("call_back", "open")]
 
 
 async def test_a_worker_that_lost_its_lease_neither_decides_nor_stages(story, database_url):
