@@ -20,12 +20,13 @@ from ottoai.db import Database, open_pool, refuse_privilege
 from ottoai.domain import outbox
 from ottoai.errors import ConfigError, StoreUnavailable
 from ottoai.metrics import Metrics
-from ottoai.queue import BULK, Queues, client
+from ottoai.queue import BULK, URGENT, Queues, client
 from ottoai.tally import Reporter
 
 log = logging.getLogger(__name__)
 
 TICK = 1.0  # seconds; a text message that falls due waits no longer, and a returned Redis is noticed as fast
+FEW = 50  # jobs looked for in a tick while bulk is full: who floods may keep it so for as long as they do
 MOST_BATCHES = 20  # of outbox.BATCH jobs in one tick, some five seconds, so that a flood does not silence the heartbeat
 
 
@@ -77,14 +78,16 @@ class Beat:
         # Asked first: what cannot be enqueued must not be put off, and what still waits needs no second place.
         waiting = await asyncio.to_thread(self._queues.waiting)
         for _ in range(MOST_BATCHES):
-            # All of it may be over its tenants' shares. Each tenant's oldest come first, so a little room will do.
-            limit = min(outbox.BATCH, (await asyncio.to_thread(self._queues.rooms))[BULK])
+            # All of it may be over its tenants' shares, and go to bulk. Each tenant's oldest come first, so that with
+            # bulk full a few will do: those within their shares. What finds no room is looked for again a little later.
+            rooms = await asyncio.to_thread(self._queues.rooms)
+            limit = min(outbox.BATCH, rooms[BULK] or min(FEW, rooms[URGENT]))
             due = await outbox.due(self._db.system(), limit) if limit else []
             missing = [job for job in due if job.id not in waiting]
             if missing:
                 await asyncio.to_thread(self._queues.enqueue, missing)
                 log.info("Due jobs enqueued", extra={"count": len(missing)})
-            if not limit or len(due) < limit:
+            if len(due) < limit or not rooms[BULK]:
                 return
 
     async def measure(self) -> None:

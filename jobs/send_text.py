@@ -16,8 +16,8 @@ from ottoai.errors import Conflict, ProviderFailed
 
 log = logging.getLogger(__name__)
 
-# Ten attempts spread over some six minutes: a carrier's hiccup is outlasted, its list of texts has caught up with what
-# it took, and staff hears of an outage while the caller can still be rung up.
+# Ten attempts spread over three to six minutes, by how long each takes: a carrier's hiccup is outlasted, and its list
+# of texts has caught up with what it took. A rescue goes on without the text: with its next step, and with staff.
 RETRY = Retry(attempts=10, first=2.0, longest=60.0)
 
 
@@ -41,7 +41,7 @@ async def send_text(context: Context, job: Leased) -> None:
         await outbox.put_off(tenant, job, "outside the hours for texts", allowed_at - now)
     else:
         sender = await context.carriers.of(job.tenant_id)
-        if await texts.begin(tenant, text, sender.name, now):
+        if await texts.begin(tenant, job, text, sender.name, now):
             await _hand_over(context, job, text, sender)
         else:
             await _give_up(context, job, text, "cancelled")
@@ -52,7 +52,7 @@ async def _hand_over(context: Context, job: Leased, text: Text, sender: Sender) 
         provider_id = await sender.send(text, job.tenant_id)
     except NotSent as error:
         context.carriers.forget(job.tenant_id)
-        await texts.unbegin(context.db.one(job.tenant_id), text)
+        await texts.unbegin(context.db.one(job.tenant_id), job, text)
         if job.attempts >= RETRY.attempts:
             await _give_up(context, job, text, "failed", error=str(error), dead=True)
             return
@@ -84,7 +84,7 @@ async def _resolve(context: Context, job: Leased, text: Text) -> None:
         if provider_id is not None:
             await _sent(context, job, text, provider_id)
         elif sender.exact:
-            await texts.unbegin(context.db.one(job.tenant_id), text)
+            await texts.unbegin(context.db.one(job.tenant_id), job, text)
             await send_text(context, job)
         else:
             await _unknown(context, job, text, Unknown("the carrier does not list it"))

@@ -3,13 +3,15 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
-from aiohttp import ClientSession, DummyCookieJar, encode_basic_auth
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, encode_basic_auth
 from twilio.http import AsyncHttpClient
 from twilio.http.response import Response
 
 log = logging.getLogger(__name__)
+
+CONNECT_WITHIN: Final = 6.0  # seconds, less than a text may take: what was not connected was certainly not handed over
 
 
 class Http(AsyncHttpClient):  # type: ignore[misc]  # the package carries no types
@@ -42,5 +44,6 @@ class Http(AsyncHttpClient):  # type: ignore[misc]  # the package carries no typ
 @asynccontextmanager
 async def open_http() -> AsyncIterator[Http]:
     """The connections to Twilio."""
-    async with ClientSession(cookie_jar=DummyCookieJar()) as session:
+    patience = ClientTimeout(total=None, connect=CONNECT_WITHIN)
+    async with ClientSession(cookie_jar=DummyCookieJar(), timeout=patience) as session:
         yield Http(session)

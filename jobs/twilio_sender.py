@@ -7,7 +7,7 @@ import logging
 from datetime import timedelta
 from typing import Any, Final
 
-from aiohttp import ClientConnectorError, ClientError
+from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
 from twilio.base.exceptions import TwilioException, TwilioRestException
 from twilio.rest import Client
 
@@ -47,7 +47,7 @@ class TwilioSender:
         try:
             async with asyncio.timeout(SEND_WITHIN):
                 message = await self._client.messages.create_async(**told)
-        except ClientConnectorError as error:
+        except (ClientConnectorError, ConnectionTimeoutError) as error:
             raise NotSent("Twilio cannot be reached") from error
         except TwilioRestException as error:
             raise _meant(error) from error

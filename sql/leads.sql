@@ -40,8 +40,8 @@ from page;
 
 -- name: change_lead^
 -- Changes a lead's name as `patch` says, if it has one of `versions` (null: any); it stays then, whatever providers tell,
--- until staff takes it away. Returns matches, the row as it is then, and what was appended; nothing is written when
--- nothing would change. The lock before it makes others wait, so that what `known` reads is what is changed.
+-- until staff takes it away. Returns matches, the row as it is then, and what was appended. A name that it had from
+-- providers already is staff's from then on, and nothing that is shown changes with that. The lock before it makes others wait, so that what `known` reads is what is changed.
 select 1 from leads where tenant_id = :tenant_id and id = :id for no key update;
 with
 known as (
@@ -58,14 +58,20 @@ saved as (
     set
         name = (k.wanted).name,
         named_by = case when (k.wanted).name is not null then :user_id end,
-        version = l.version + 1
+        version = l.version + (k.wanted is distinct from k.row)::integer
     from known as k
-    where l.tenant_id = :tenant_id and l.id = :id and k.matches and k.wanted is distinct from k.row
-    returning l.id, l.version, lead_json(l) as shape
+    where
+        l.tenant_id = :tenant_id and l.id = :id and k.matches
+        and (
+            k.wanted is distinct from k.row
+            or (:patch::jsonb ->> 'name' is not null and (k.row).named_by is null)
+        )
+    returning l.id, l.version, lead_json(l) as shape, k.wanted is distinct from k.row as changed
 ),
 
 drafts (event, lead_id, data) as (
     select 'lead.updated', s.id, s.shape from saved as s
+    where s.changed
 )
 
 select

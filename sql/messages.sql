@@ -189,12 +189,15 @@ message as (
     returning m.id, m.lead_id, m.missed_call_id, k.status as before, message_json(m) as shape
 ),
 
--- Of a text that is still being handed over, its job writes the same.
+-- Of a text that is still being handed over, its job writes that the caller was texted.
 texted as (
     update missed_calls as r
     set
-        status = case when r.status = 'queued' then 'texted' else r.status end,
-        first_text_at = coalesce(r.first_text_at, :received_at::timestamptz),
+        status = case when r.status = 'queued' and m.before = 'unknown' then 'texted' else r.status end,
+        first_text_at = case
+            when m.before = 'unknown' then coalesce(r.first_text_at, :received_at::timestamptz)
+            else r.first_text_at
+        end,
         untextable = r.untextable or :untextable,
         updated_at = now(),
         version = r.version + (m.before = 'unknown')::integer
@@ -282,7 +285,7 @@ select
     r.step as rescue_step,
     r.called_at,
     r.untextable,
-    (r.id is null or (r.status in ('queued', 'texted', 'escalated') and c.missed)) as wanted,
+    (r.id is null or (r.status in ('queued', 'texted', 'escalated') and c.missed and t.texts_enabled)) as wanted,
     exists(
         select from opt_outs as o
         where o.tenant_id = :tenant_id and o.digest = phone_digest(:tenant_id, l.phone)
@@ -295,12 +298,16 @@ left join calls as c on r.tenant_id = c.tenant_id and r.call_id = c.id
 where m.tenant_id = :tenant_id and m.id = :id and m.direction = 'outbound';
 
 -- name: begin_text$
--- Writes down that a text is being handed to a carrier, before it is; null when it no longer waits for that, or when a
--- reply, a takeover or an opt-out has come between.
+-- Writes down that a text is being handed to a carrier, before it is; null when it no longer waits for that, when a
+-- reply, a takeover or an opt-out has come between, or when the job is another worker's by now (:attempts).
 update messages as m
 set status = 'sending', sender = :sender, begun_at = :now::timestamptz
 where
     m.tenant_id = :tenant_id and m.id = :id and m.status = 'queued'
+    and exists (
+        select from outbox as j
+        where j.tenant_id = :tenant_id and j.id = :job_id and j.state = 'open' and j.attempts = :attempts
+    )
     and (
         m.missed_call_id is null
         or exists (
@@ -316,9 +323,14 @@ where
 returning m.id::text;
 
 -- name: unbegin_text!
--- The carrier certainly did not take the text: it waits again.
+-- The carrier certainly did not take the text: it waits again, unless another attempt has it in hand by now.
 update messages set status = 'queued', begun_at = null
-where tenant_id = :tenant_id and id = :id and status = 'sending';
+where
+    tenant_id = :tenant_id and id = :id and status = 'sending'
+    and exists (
+        select from outbox as j
+        where j.tenant_id = :tenant_id and j.id = :job_id and j.state = 'open' and j.attempts = :attempts
+    );
 
 -- name: text_sent^
 -- Writes down that a carrier took the text, once: closes the job, moves the rescue, appends the events. The carrier may

@@ -2,7 +2,8 @@
 
 -- name: rescue_to_follow^
 -- All that decides about a rescue and its texts at a moment. `texted_elsewhere`: another rescue of the lead has texted
--- within :apart before it.
+-- within :apart before it; no message is too young for that, since workers' clocks differ. `reached`: what has reached
+-- the caller since the call, though it was reported before the call was, so that it ended nothing.
 select
     m.status,
     m.step,
@@ -28,8 +29,27 @@ select
         where
             x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.missed_call_id <> m.id
             and x.status in ('queued', 'sending', 'sent', 'delivered', 'unknown')
-            and x.created_at > :now::timestamptz - :apart::interval and x.created_at <= :now::timestamptz
-    ) as texted_elsewhere
+            and x.created_at > :now::timestamptz - :apart::interval
+    ) as texted_elsewhere,
+    coalesce(
+        (
+            select case when x.direction = 'outbound' then 'outbound_call' else 'answered_call' end
+            from calls as x
+            where
+                x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.id <> m.call_id and x.started_at >= m.called_at
+                and (x.direction = 'outbound' or (x.status = 'completed' and x.answered and x.voicemail is not true))
+            order by x.started_at
+            limit 1
+        ),
+        (
+            select 'outbound_text'
+            from messages as x
+            where
+                x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.created_at >= m.called_at
+                and x.direction = 'outbound' and x.missed_call_id is null
+            limit 1
+        )
+    ) as reached
 from missed_calls as m
 inner join leads as l on m.tenant_id = l.tenant_id and m.lead_id = l.id
 inner join calls as c on m.tenant_id = c.tenant_id and m.call_id = c.id
@@ -39,15 +59,36 @@ where m.tenant_id = :tenant_id and m.id = :id;
 -- name: advance_rescue^
 -- Carries out what was decided about a rescue as it was at :version and :step_before: writes the text down and stages its
 -- sending, escalates, asks staff, ends, stages the next decision, closes the job of this one, appends the events.
--- `advanced` is false, and nothing happened, when the rescue has changed meanwhile. Returns besides what record_report
--- returns: epoch, events, jobs.
+-- `advanced` is false, and nothing happened, when the rescue has changed meanwhile, when the job is another worker's by
+-- now (:attempts), or when another rescue of the lead has texted: two that fall due together at an opening are decided
+-- about together. The lock before it, for decisions to text or to ask staff, has the second see what the first wrote.
+-- Returns besides what record_report returns: epoch, events, jobs.
+select 1
+from leads as l inner join missed_calls as m on l.tenant_id = m.tenant_id and l.id = m.lead_id
+where m.tenant_id = :tenant_id and m.id = :id and (:text_step::smallint is not null or :call_back)
+for no key update of l;
 with
 known as (
     select
         m.id,
         m.text_due_at
     from missed_calls as m
-    where m.tenant_id = :tenant_id and m.id = :id and m.version = :version and m.step = :step_before
+    where
+        m.tenant_id = :tenant_id and m.id = :id and m.version = :version and m.step = :step_before
+        and exists (
+            select from outbox as j
+            where j.tenant_id = :tenant_id and j.id = :job_id and j.state = 'open' and j.attempts = :attempts
+        )
+        and (
+            :text_step::smallint is null
+            or not exists (
+                select from messages as x -- as in rescue_to_follow
+                where
+                    x.tenant_id = :tenant_id and x.lead_id = m.lead_id and x.missed_call_id <> m.id
+                    and x.status in ('queued', 'sending', 'sent', 'delivered', 'unknown')
+                    and x.created_at > :now::timestamptz - :apart::interval
+            )
+        )
 ),
 
 moved as (
@@ -80,7 +121,9 @@ moved as (
 
 closed as (
     update outbox set state = 'done', finished_at = now(), leased_until = null
-    where tenant_id = :tenant_id and id = :job_id and state = 'open' and exists (select from moved)
+    where
+        tenant_id = :tenant_id and id = :job_id and state = 'open' and attempts = :attempts
+        and exists (select from moved)
 ),
 
 text as (

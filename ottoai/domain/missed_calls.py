@@ -49,15 +49,15 @@ async def find(tx: Session, missed_call_id: str, now: datetime) -> Known | None:
     row = await queries().missed_calls.rescue_to_follow(tx, id=missed_call_id, now=now, apart=rescue.APART)
     if row is None:
         return None
-    found = rescue_of(
-        row, status=row["status"], step=row["step"], missed=row["missed"], texted_elsewhere=row["texted_elsewhere"]
-    )
+    told = ("status", "step", "missed", "texted_elsewhere", "reached")
+    found = rescue_of(row, **{name: row[name] for name in told})
     return Known(found, row["version"], row["company"], row["first_text"], row["follow_up_text"])
 
 
 async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> Advanced | None:
     """Do what is due of the rescue that a job is about, all in one transaction with closing the job; None when it has
-    ended, and the job is closed. Raises Conflict when the rescue has changed while this was decided: decide again.
+    ended, and the job is closed. Raises Conflict when the rescue has changed while this was decided, another one of the
+    caller has texted, or the job is another worker's by now: decide again.
     """
     known = await find(tx, job.subject_id, now)
     if known is None or known.rescue.status not in rescue.OPEN:
@@ -71,6 +71,7 @@ async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> A
         tx,
         id=job.subject_id,
         job_id=job.id,
+        attempts=job.attempts,
         version=known.version,
         step_before=known.rescue.step,
         step=decision.step,
@@ -82,6 +83,7 @@ async def follow_up(tx: Session, job: Leased, now: datetime, trace_id: str) -> A
         call_back=decision.call_back,
         again_at=decision.again_at,
         now=now,
+        apart=rescue.APART,
         repair_after=outbox.REPAIR_AFTER,
         trace_id=trace_id,
         trace_context=job.trace_context,

@@ -61,7 +61,7 @@ MOVES: Final[tuple[Move, ...]] = (
 class Rescue(msgspec.Struct, frozen=True, kw_only=True):
     """All that decides about a rescue. `step`: how many of STEPS are over. `missed`: the call still counts as missed.
     `opted_out`: the number wants no texts; `untextable`: it can get none. `texted_elsewhere`: another rescue of the
-    same caller has texted within APART.
+    same caller has texted within APART. `reached`: what reached the caller before the call was reported as missed.
     """
 
     status: State
@@ -75,6 +75,7 @@ class Rescue(msgspec.Struct, frozen=True, kw_only=True):
     opted_out: bool = False
     untextable: bool = False
     texted_elsewhere: bool = False
+    reached: EndedBy | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,8 @@ def decide(rescue: Rescue, now: datetime) -> Decision:
         return Decision(step=rescue.step)
     if not rescue.missed:
         return Decision(step=rescue.step, ends="answered_call")
+    if rescue.reached:
+        return Decision(step=rescue.step, ends=rescue.reached)
     if now >= rescue.called_at + WINDOW:
         # Nobody was ever asked to call back when the tenant was closed all the time.
         return Decision(step=rescue.step, ends="time", call_back=rescue.status != "escalated")

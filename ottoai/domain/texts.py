@@ -72,14 +72,15 @@ def _text(row: Row) -> Text:
     )
 
 
-async def begin(tx: Session, text: Text, sender: str, now: datetime) -> bool:
-    """Write down that a text is being handed over; false when it is no longer wanted."""
-    return await queries().messages.begin_text(tx, id=text.id, sender=sender, now=now) is not None
+async def begin(tx: Session, job: Leased, text: Text, sender: str, now: datetime) -> bool:
+    """Write down that a text is being handed over; false when it is no longer wanted, or the job another worker's."""
+    given = {"id": text.id, "job_id": job.id, "attempts": job.attempts}
+    return await queries().messages.begin_text(tx, **given, sender=sender, now=now) is not None
 
 
-async def unbegin(tx: Session, text: Text) -> None:
+async def unbegin(tx: Session, job: Leased, text: Text) -> None:
     """Write down that the carrier certainly has not taken it."""
-    await queries().messages.unbegin_text(tx, id=text.id)
+    await queries().messages.unbegin_text(tx, id=text.id, job_id=job.id, attempts=job.attempts)
 
 
 async def sent(tx: Session, job: Leased, text: Text, provider_id: str, now: datetime, trace_id: str) -> Appended:

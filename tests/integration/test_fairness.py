@@ -105,6 +105,20 @@ async def test_a_full_bulk_does_not_keep_another_tenants_lost_job_out(config, db
     assert lost.id in queues.waiting()
 
 
+async def test_a_bulk_that_stays_full_does_not_either(config, db, demo, other, queues, monkeypatch):
+    """Who floods may fill each place that becomes free before beat looks."""
+    monkeypatch.setattr(queue, "MOST", 10)
+    flood(config.database_url, 50)
+    with beat_of(config, db) as beat:
+        await beat.run_once()
+        with closing(redis_of(config)) as connection:
+            connection.delete("rq:queue:urgent")
+        late = stage(config.database_url, "waits", queue="urgent", tenant=other)
+        await beat.run_once()
+        assert lengths(queues)["bulk"] == 10
+    assert late.id in queues.waiting()
+
+
 async def test_another_tenants_job_is_begun_in_the_middle_of_a_flood(config, db, demo, other, queues, monkeypatch):
     begun = []
 

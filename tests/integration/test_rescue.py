@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from jobs.run import perform
-from ottoai.domain import rescue
+from ottoai.db import sql_folder
+from ottoai.domain import missed_calls, outbox, rescue
 from ottoai.domain.rescue import MOVES, STATES
+from ottoai.errors import Conflict
 from tests.conftest import add_tenant, execute, of_tenant
 from tests.stories import NOON, PHONE, telling
 
@@ -119,6 +121,16 @@ async def test_a_stop_between_the_decision_and_the_carrier_is_in_time(story, dat
     assert story.texts() == [(1, "cancelled")]
     assert "telephony.sms.sent" not in story.log()
     assert of_tenant(database_url, "select count(*) from development_texts") == [(0,)]
+
+
+async def test_texts_that_are_switched_off_between_the_decision_and_the_carrier_are_not_sent(story, database_url):
+    """As for a text that waits over a night for the hours for texts."""
+    (job,) = (await story.call()).jobs
+    await perform(story.context, job.id)
+    execute(database_url, "update tenants set texts_enabled = false")
+    await story.until(timedelta(minutes=5))
+    assert (story.texts(), story.rescues()) == ([(1, "cancelled")], [("queued", None)])
+    assert of_tenant(database_url, "select text_due_at from missed_calls") == [(None,)]
 
 
 async def test_replies_are_matched_inside_the_tenant_only(story, db, database_url):
@@ -263,3 +275,114 @@ async def test_versions_and_log_tell_the_same_story(story, database_url):
         for row_id, version in of_tenant(database_url, sql, f"{kind}.%"):
             assert version == seen.get(row_id, 0) + 1, kind
             seen[row_id] = version
+
+
+@pytest.fixture
+async def called_at_night(story, database_url):
+    """Four missed calls of one caller, after closing."""
+    execute(database_url, "update tenants set hours = 'Mon-Fri 09:00-17:00'")
+    story.clock.now = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)  # ten in the evening
+    for _ in range(4):
+        await story.call()
+        await story.until(timedelta(minutes=5))
+    return story
+
+
+async def follow_up_at_once(story, monkeypatch) -> None:
+    """All that wait are decided about before the first decision is carried out."""
+    found, read, everybody = missed_calls.find, 0, asyncio.Event()
+
+    async def find(*args):
+        nonlocal read
+        known = await found(*args)
+        read += 1
+        if read == 4:
+            everybody.set()
+        await everybody.wait()
+        return known
+
+    with monkeypatch.context() as patched:
+        patched.setattr(missed_calls, "find", find)
+        due = execute(story.url, "select id::text from outbox where state = 'open' and job = 'follow_up'")
+        outcomes = await asyncio.gather(*(perform(story.context, str(job_id)) for (job_id,) in due))
+    assert [outcome and outcome.status for outcome in outcomes] == ["success"] * 4
+
+
+async def test_rescues_of_one_caller_that_fall_due_together_are_one_text(called_at_night, monkeypatch):
+    story = called_at_night
+    story.clock.now = datetime(2026, 11, 25, 14, 0, tzinfo=UTC)
+    await follow_up_at_once(story, monkeypatch)
+    await story.until(timedelta(minutes=1))
+    assert story.texts() == [(1, "sent")]
+
+
+async def test_rescues_of_one_caller_that_escalate_together_are_one_task(called_at_night, monkeypatch):
+    story = called_at_night
+    await story.until(datetime(2026, 11, 25, 15, 59, tzinfo=UTC))
+    story.clock.now = datetime(2026, 11, 25, 16, 0, tzinfo=UTC)
+    await follow_up_at_once(story, monkeypatch)
+    assert story.rescues() == [("escalated", None)] * 4
+    assert story.tasks() == [("call_back", "open")]
+
+
+async def test_a_worker_that_lost_its_lease_neither_decides_nor_stages(story, database_url):
+    """Else a rescue would be followed by two from then on, each staging its own next decision."""
+    await story.call()
+    await story.until(timedelta(minutes=1))
+    [(job_id,)] = execute(database_url, "select id::text from outbox where state = 'open'")
+    (stale,) = await outbox.lease(story.context.db.system(), [str(job_id)], 0)
+    (leased,) = await outbox.lease(story.context.db.system(), [str(job_id)], 60)
+    tenant = story.context.db.one("demo")
+    with pytest.raises(Conflict):
+        await missed_calls.follow_up(tenant, stale, story.clock.now, "1" * 32)
+    assert await missed_calls.follow_up(tenant, leased, story.clock.now, "1" * 32)
+    with pytest.raises(Conflict):
+        await missed_calls.follow_up(tenant, leased, story.clock.now, "1" * 32)
+    assert execute(database_url, "select count(*) from outbox where state = 'open'") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("cause", "act"),
+    [
+        ("answered_call", lambda story: story.call(answered=True)),
+        ("outbound_call", lambda story: story.call(direction="outbound", answered=None, rank=1)),
+        ("outbound_text", lambda story: story.text("We are on our way", ours=True)),
+    ],
+)
+async def test_who_was_reached_before_the_missed_call_was_reported_is_not_chased(story, cause, act):
+    """Reports come in any order: what was lost on its way is found in the provider's books later."""
+    missed_at = story.clock.now
+    await story.until(timedelta(minutes=5))
+    await act(story)
+    await story.until(timedelta(minutes=5))
+    await story.call(started_at=missed_at)
+    await story.until(60 * HOUR)
+    assert story.rescues() == [("recovered", cause)]
+    assert [step for step, _ in story.texts() if step] == []
+    assert story.tasks() == []
+
+
+async def test_who_was_reached_before_they_called_again_is_chased(story):
+    await story.call(answered=True)
+    await story.text("We are on our way", ours=True)
+    await story.until(HOUR)
+    await story.call()
+    await story.until(timedelta(minutes=1))
+    assert story.rescues() == [("texted", None)]
+
+
+async def test_rescues_of_before_the_chase_are_followed_to_their_end(story, database_url):
+    """As the version before left them: texted once, and no job any more."""
+    await story.call()
+    await story.until(timedelta(minutes=1))
+    execute(database_url, "delete from outbox")
+    of_tenant(database_url, "update missed_calls set step = 0")
+    migration = (sql_folder() / "migrations" / "0016_followed.sql").read_text()
+    for _ in range(2):  # once is enough
+        execute(database_url, migration)
+    assert execute(database_url, "select job from outbox") == [("follow_up",)]
+    assert of_tenant(database_url, "select step from missed_calls") == [(1,)]
+    execute(database_url, "update outbox set due_at = %s", story.clock.now)
+    await story.until(49 * HOUR)
+    assert story.rescues() == [("expired", "time")]
+    assert story.texts() == [(1, "sent"), (2, "sent"), (3, "sent"), (4, "sent")]

@@ -1,14 +1,20 @@
 """Texts through Twilio, played by a real HTTP server that misbehaves: one text a step, whatever it does."""
 
 import asyncio
+import socket
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from jobs import send_text
 from jobs.run import perform
+from jobs.senders import NotSent
+from jobs.twilio_http import open_http
+from jobs.twilio_sender import TwilioSender
 from ottoai import samples
 from ottoai.domain import outbox, texts
+from ottoai.domain.tenants import TextAccess
 from ottoai.webhooks import twilio_errors
 from tests.carrier import Twilio, serving_twilio
 from tests.conftest import execute, make_config, of_tenant
@@ -124,6 +130,26 @@ async def test_a_callback_that_is_faster_than_the_answer_counts(story, twilio, b
     assert story.rescues() == [("texted", None)]
 
 
+async def test_a_callback_that_is_faster_than_the_answer_shows_nothing_of_the_rescue_unheard(story, twilio, base):
+    """What is shown of it changes with an event and a version, and those come with the answer."""
+    twilio.manners.append("hangs")
+    running = asyncio.create_task(perform(story.context, await miss(story)))
+    await until(lambda: twilio.taken)
+    before = of_tenant(story.url, "select (missed_call_json(m))::text from missed_calls as m")
+    ((message_id,),) = of_tenant(story.url, "select id::text from messages")
+    (taken,) = twilio.taken
+    told = samples.twilio_text_status(
+        "undelivered", new_id(), To=taken["to"], From=taken["from"], MessageSid=taken["sid"], ErrorCode="30006"
+    )
+    assert (await call_back(base, "sms", told, query=f"?message={message_id}"))[1] == "processed"
+    assert of_tenant(story.url, "select (missed_call_json(m))::text from missed_calls as m") == before
+    twilio.let_go()
+    assert (await running).status == "success"
+    assert story.log("missed_call.%") == ["missed_call.queued", "missed_call.texted"]
+    await story.until(timedelta(seconds=5))
+    assert story.rescues() == [("escalated", None)]
+
+
 async def test_a_callback_about_somebody_elses_message_touches_nothing_of_ours(story, twilio, base, database_url):
     await attempts(story, await miss(story))
     ((message_id, before),) = of_tenant(story.url, "select id::text, provider_id from messages")
@@ -137,6 +163,22 @@ async def test_what_twilio_has_certainly_not_taken_is_sent_again(story, twilio):
     job = await miss(story)
     assert await attempts(story, job) == ["retry", "success"]
     assert (len(twilio.asked), len(twilio.taken)) == (2, 1)
+
+
+async def test_a_carrier_that_cannot_be_connected_to_has_certainly_not_taken_it(monkeypatch):
+    """Packets to it are dropped: that is known, unlike an answer that does not come."""
+    monkeypatch.setattr("jobs.twilio_http.CONNECT_WITHIN", 0.3)
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as deaf, ExitStack() as crowd:
+        address = deaf.getsockname()
+        for _ in range(4):  # more than it lets wait, so that it lets nobody in any more
+            waiting = crowd.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        async with open_http() as http:
+            access = TextAccess(samples.TWILIO_ACCOUNT, "token", samples.TWILIO_NUMBER, None)
+            sender = TwilioSender(access, http, f"http://127.0.0.1:{address[1]}", None)
+            with pytest.raises(NotSent):
+                await sender.send(texts.Text(id="1", status="sending", recipient=PHONE, body="Hi"), "demo")
 
 
 async def test_a_token_that_was_rotated_counts_at_the_next_attempt(story, twilio, db):

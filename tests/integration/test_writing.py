@@ -89,6 +89,16 @@ async def test_the_name_that_staff_gave_outlasts_what_providers_tell(base, make_
     assert of_tenant(database_url, "select count(*) from messages where direction = 'inbound'") == [(2,)]
 
 
+async def test_a_name_of_the_providers_that_staff_confirms_is_staffs(base, make_token, lead, database_url):
+    shown = (await get(base, lead, make_token()))[2]
+    for name, kept in ((shown["name"], shown["name"]), (None, "Caller Id")):
+        _, _, body = await send(base, "PATCH", lead, make_token(), {"name": name}, ANY)
+        assert (body["version"] == shown["version"]) is (name is not None)
+        later = report("call-complete", 7005 + (name is None), customer_phone_number=shown["phone"])
+        await deliver(base, "call-complete", later | {"customer_name": "Caller Id"})
+        assert (await get(base, lead, make_token()))[2]["name"] == kept
+
+
 async def test_what_changes_nothing_is_no_change(base, make_token, lead, task, database_url):
     settings, manager = "/api/settings", make_token(role=Role.MANAGER)
     for path, patch in (

@@ -26,7 +26,7 @@ from ottoai.web import keys
 from tests.background import eventually as soon
 from tests.background import miss_a_call, serving, texted
 from tests.conftest import execute
-from tests.helpers import deliver, get, report, until
+from tests.helpers import deliver, get, report, send, until
 from tests.isolation.canaries import A, B, canaries_of, dump, found_in, insert
 from tests.isolation.catalogue import GRANTS, NOBODYS
 
@@ -196,6 +196,22 @@ async def test_nothing_is_left_of_an_erased_phone(two, base, run, config, db, ma
     assert after["epoch"] > head["epoch"] or await renewed(base, make_token, head["epoch"])
     assert (await deliver(base, "call-complete", quoted, tenant=A.id))[1]["status"] == "duplicate_ignored"
     assert await off_loop(run, "erase", A.id, "--phone", PERSON, "--yes") == (0, "", "nothing is kept of it\n")
+
+
+async def test_a_text_of_staff_to_an_erased_phone_is_nowhere_and_its_events_fit_their_types(
+    two, base, run, make_token, database_url
+):
+    await call_of(base, 9416, PERSON)
+    path = f"/api/leads/{lead_of(database_url, PERSON)[0]['id']}/messages"
+    said = {"body": "Robin, your roof is done"}
+    assert (await send(base, "POST", path, make_token(A.id), said, ("Idempotency-Key", "k")))[0] == 202
+    code, _, told = await off_loop(run, "erase", A.id, "--phone", PERSON, "--yes")
+    assert (code, "erased 1 row of request_keys" in told) == (0, True), told
+    assert "your roof" not in everything(database_url)
+    erased = [row for row in json_rows(database_url, "events") if not row["trace_id"].startswith(A.word)]
+    assert "missed_call.recovered" in {row["event"] for row in erased}
+    for row in erased:
+        msgspec.convert(row["data"], EVENTS[row["event"]])
 
 
 async def test_what_is_read_while_a_phone_is_erased_is_not_shown_afterwards(two, base, config, token_a):

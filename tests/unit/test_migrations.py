@@ -20,6 +20,8 @@ CHECKSUMS = {
     "0013_named": "41c6b295d16173ca7b99047185a7f5380fd0bd518a7f0866079b3b6e5876fc1a",
     "0014_turns": "f037ff5022ce11819fb60fea7cebf87a1c5c34f2a03f470375c80ad7da01fa1d",
     "0015_recaps": "6bf6705012c56a1884c923e7df525118f8a7fdab8b692d9f15f7276815fbb026",
+    "0016_followed": "f81eba164a6093fffccbc00e2a02adc8beaaf178d4a8a58b62898eeae5ccaf5f",
+    "0017_erased": "58b5f6ddb7f06a66f7db042903cc9ae853ebc82bfbcf949b16dcd8fd923c9eb0",
 }
 
 
