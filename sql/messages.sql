@@ -172,6 +172,7 @@ known as (
             m.provider_id = :external_id
             or (m.id = :message_id::uuid and m.provider_id is null and m.direction = 'outbound')
         )
+    for update of m -- another report of it waits, and meets what this one makes of it
 ),
 
 message as (
@@ -275,6 +276,7 @@ select
     m.sender,
     m.provider_id,
     m.begun_at,
+    m.created_at as decided_at,
     l.phone as recipient,
     t.hours,
     t.timezone,

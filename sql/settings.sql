@@ -10,7 +10,8 @@ where t.id = :tenant_id;
 
 -- name: change_settings^
 -- Changes the settings that `patch` names, if the row has one of `versions` (null: any). Returns matches, and the row as
--- it is then; nothing is written when nothing would change. The lock before it makes others wait, so that what `known`
+-- it is then; nothing is written when nothing would change. Rescues are decided about anew when what decides when they
+-- are due has changed. The lock before it makes others wait, so that what `known`
 -- reads is what is changed; it is the weakest that does, since every row of the tenant refers to this one.
 select 1 from tenants where id = :tenant_id for no key update;
 with
@@ -38,6 +39,14 @@ saved as (
     from known as k
     where t.id = :tenant_id and k.matches and k.wanted is distinct from k.row
     returning t.version, settings_json(t) as shape
+),
+
+hurried as (
+    update outbox as j set due_at = now(), enqueue_at = now()
+    from saved
+    where
+        j.tenant_id = :tenant_id and j.job = 'follow_up' and j.state = 'open'
+        and :patch::jsonb ?| array['timezone', 'hours', 'holidays', 'texts_enabled', 'sla_minutes']
 )
 
 select

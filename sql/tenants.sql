@@ -102,7 +102,8 @@ select id from tenant;
 
 -- name: change!
 -- Changes those settings of a tenant that are told ({column: value}). A route of a kind it had is replaced; a credential
--- that changes stays valid as the previous one.
+-- that changes stays valid as the previous one. Rescues are decided about anew when what decides when they are due has
+-- changed.
 with
 tenant as (
     update tenants as t
@@ -121,6 +122,14 @@ tenant as (
     )
     where t.id = :id
     returning t.id
+),
+
+hurried as (
+    update outbox as j set due_at = now(), enqueue_at = now()
+    from tenant as t
+    where
+        j.tenant_id = t.id and j.job = 'follow_up' and j.state = 'open'
+        and :settings::jsonb ?| array['timezone', 'hours', 'holidays', 'texts_enabled', 'sla_minutes']
 ),
 
 credential as (

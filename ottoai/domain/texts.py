@@ -2,8 +2,8 @@
 another, and handed over in between by whoever calls these.
 """
 
-from datetime import datetime
-from typing import Literal
+from datetime import datetime, timedelta
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,10 +15,13 @@ from ottoai.domain.rescue import Rescue
 
 GivenUp = Literal["cancelled", "failed", "unknown"]
 
+GRACE: Final = timedelta(minutes=10)  # longer than a text is tried
+
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
-    """A text that may be on its way. `begun_at`: it may have been handed over since, so ask before it is again;
-    `provider_id`: it has been. `wanted`: what asked for it still does; `rescue` is that, of a text of a rescue.
+    """A text that may be on its way, written down at `decided_at`. `begun_at`: it may have been handed over since, so
+    ask before it is again; `provider_id`: it has been. `wanted`: what asked for it still does; `rescue` is that, of a
+    text of a rescue.
     """
 
     id: str
@@ -28,6 +31,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     sender: str | None = None
     provider_id: str | None = None
     begun_at: datetime | None = None
+    decided_at: datetime
     wanted: bool = True
     opted_out: bool = False
     rescue: Rescue | None = None
@@ -36,9 +40,13 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
         return f"Text(id={self.id!r})"  # neither a phone nor its words get into a traceback
 
     def allowed_at(self, now: datetime) -> datetime:
-        """The first moment from `now` on at which it may go out: staff knows when it writes, a rescue keeps hours."""
+        """The first moment from `now` on at which it may go out: staff knows when it writes, a rescue keeps hours. What
+        was decided before closing may go out after it, but not in the night.
+        """
         if self.rescue is None:
             return now
+        if now - self.decided_at <= GRACE:
+            return hours.next_day(now, hours.phone_zones(self.recipient, self.rescue.opening.zone))
         return hours.first_text_at(now, self.rescue.opening, self.recipient)
 
     def next_due_at(self, now: datetime) -> datetime | None:
@@ -66,6 +74,7 @@ def _text(row: Row) -> Text:
         sender=row["sender"],
         provider_id=row["provider_id"],
         begun_at=row["begun_at"],
+        decided_at=row["decided_at"],
         wanted=row["wanted"],
         opted_out=row["opted_out"],
         rescue=about,

@@ -7,10 +7,11 @@ import pytest
 
 from jobs.run import perform
 from ottoai.db import sql_folder
-from ottoai.domain import missed_calls, outbox, rescue
+from ottoai.domain import missed_calls, outbox, rescue, tenants
 from ottoai.domain.rescue import MOVES, STATES
 from ottoai.errors import Conflict
-from tests.conftest import add_tenant, execute, of_tenant
+from ottoai.vault import Vault
+from tests.conftest import SECRET_KEY, add_tenant, execute, of_tenant
 from tests.stories import NOON, PHONE, telling
 
 OTHER = "+12125550143"
@@ -194,6 +195,38 @@ async def test_a_tenants_own_words_hours_holidays_and_limits(story, database_url
     assert story.rescues() == [("texted", None)]
     await story.until(timedelta(minutes=20))  # ten open minutes then, twenty now
     assert story.rescues() == [("escalated", None)]
+
+
+async def test_what_was_decided_at_closing_goes_out_after_it(story, database_url):
+    execute(database_url, "update tenants set hours = 'Mon-Fri 09:00-17:00'")
+    story.clock.now = datetime(2026, 11, 24, 21, 59, tzinfo=UTC)  # a minute to five
+    (job,) = (await story.call()).jobs
+    await perform(story.context, job.id)
+    await story.until(timedelta(minutes=2))
+    assert story.texts() == [(1, "sent")]
+
+
+async def test_a_text_that_was_held_up_till_night_waits_for_the_morning(story, database_url):
+    story.clock.now = datetime(2026, 11, 25, 1, 59, tzinfo=UTC)  # a minute to nine in the evening, open at all hours
+    (job,) = (await story.call()).jobs
+    await perform(story.context, job.id)
+    story.clock.now += timedelta(minutes=2)
+    ((text,),) = execute(database_url, "select id::text from outbox where job = 'send_text'")
+    await perform(story.context, text)
+    assert story.texts() == [(1, "queued")]
+
+
+async def test_new_hours_count_for_rescues_that_wait(story, db, database_url):
+    execute(database_url, "update tenants set hours = 'Sat 10:00-12:00'")
+    await story.call()
+    await story.until(HOUR)
+    assert story.texts() == []
+    await tenants.change(db.system(), Vault((SECRET_KEY,)), "demo", {"hours": "always"}, {})
+    ((due_now,),) = execute(database_url, "select due_at <= now() from outbox where state = 'open'")
+    assert due_now
+    execute(database_url, "update outbox set due_at = %s where state = 'open'", story.clock.now)  # the story's now
+    await story.until(timedelta(minutes=1))
+    assert story.texts() == [(1, "sent")]
 
 
 async def test_without_texts_staff_is_asked(story, database_url):

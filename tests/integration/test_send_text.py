@@ -19,7 +19,7 @@ from ottoai.webhooks import twilio_errors
 from tests.carrier import Twilio, serving_twilio
 from tests.conftest import execute, make_config, of_tenant
 from tests.helpers import until
-from tests.stories import PHONE, telling
+from tests.stories import NOON, PHONE, telling
 from tests.twilio import TOKEN, call_back, give, new_id
 
 MESSAGE = "select status, error_code, provider_id is not null from messages where direction = 'outbound'"
@@ -178,7 +178,9 @@ async def test_a_carrier_that_cannot_be_connected_to_has_certainly_not_taken_it(
             access = TextAccess(samples.TWILIO_ACCOUNT, "token", samples.TWILIO_NUMBER, None)
             sender = TwilioSender(access, http, f"http://127.0.0.1:{address[1]}", None)
             with pytest.raises(NotSent):
-                await sender.send(texts.Text(id="1", status="sending", recipient=PHONE, body="Hi"), "demo")
+                await sender.send(
+                    texts.Text(id="1", status="sending", recipient=PHONE, body="Hi", decided_at=story.clock.now), "demo"
+                )
 
 
 async def test_a_token_that_was_rotated_counts_at_the_next_attempt(story, twilio, db):
