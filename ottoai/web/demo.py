@@ -2,6 +2,7 @@
 such address but in development (see routes): whoever opens it acts as a user of the tenant.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from ottoai.web.api.tasks import TaskQuery
 TENANT: Final = "demo"  # the one for which unsigned webhooks are taken in development
 USER: Final = "demo-user"
 LIFE: Final = timedelta(minutes=10)  # of the page's tokens; it gets another one in time
+HERE: Final = re.compile(r"localhost|[0-9.]+|[0-9a-f]*:[0-9a-f:.]*")  # no name that another could have lead here
 SHOWN: Final = 50  # rows of each list
 CALLERS: Final = 200  # leads that a new caller is to differ from
 EVENTS: Final = 30  # of the past that the page begins with
@@ -73,7 +75,11 @@ def _guarded(response: web.Response) -> web.Response:
 
 
 async def _settings(request: web.Request) -> Settings:
-    """Those of the tenant that the address names. Raises NotFound."""
+    """Those of the tenant that the address names. Raises NotFound, also for whoever comes by a name of their own: a
+    page of somebody else's that has its name lead here would be given a token.
+    """
+    if not HERE.fullmatch(request.url.host or ""):
+        raise NotFound("Open this by the address of the machine, such as http://127.0.0.1 or http://localhost.")
     named = request.query.get("tenant", TENANT)
     row = await queries().settings.get_settings(request.app[keys.DB].one(named)) if tenants.is_id(named) else None
     if row is None:

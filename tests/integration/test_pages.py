@@ -149,3 +149,13 @@ async def test_an_independent_client_speaks_the_protocol(base, make_token):
         await get(base, "/ws/test-emit?event=test.x&tenant_id=demo", **{"X-Dev-Key": "dev"})
         assert json.loads(await socket.recv())["event"] == "test.x"
         await (await socket.ping())
+
+
+@pytest.mark.parametrize("path", ["/demo", "/demo/token", "/demo/samples/missed"])
+async def test_the_demo_is_not_opened_by_a_name_that_leads_here(base, path):
+    """A page at evil.example whose name leads to this machine is of the same origin, and would be given a token."""
+    status, _, _ = await get(base, path, Host="evil.example:8080")
+    assert status == 404
+    for host in ("localhost:8080", "127.0.0.1:8080", "[::1]:8080"):
+        async with aiohttp.ClientSession() as session, session.get(base + path, headers={"Host": host}) as response:
+            assert response.status == 200, host
