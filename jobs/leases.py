@@ -6,7 +6,7 @@ one, every third of their time: two renewals may fail before a lease ends.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -14,8 +14,11 @@ from ottoai.db import Database
 from ottoai.domain import outbox
 from ottoai.domain.outbox import Leased
 from ottoai.errors import StoreUnavailable
+from ottoai.exchange import Exchange
 
 log = logging.getLogger(__name__)
+
+TOGETHER = 500  # jobs leased in one statement; a worker runs far fewer at a time
 
 
 class LeaseLostError(Exception):
@@ -44,28 +47,15 @@ class Leases:
         self.seconds = seconds
         self._db = db
         self._held: dict[tuple[str, int], Held] = {}
-        self._wanted: list[tuple[str, asyncio.Future[Leased | None]]] = []
-        self._taking: asyncio.Task[None] | None = None
+        self._taking: Exchange[str, Leased | None] = Exchange(self._take, TOGETHER)
 
     async def take(self, job_id: str) -> Leased | None:
         """Lease a job; None when there is nothing to do. Raises StoreUnavailable."""
-        asked: asyncio.Future[Leased | None] = asyncio.get_running_loop().create_future()
-        self._wanted.append((str(UUID(job_id)), asked))
-        if self._taking is None:
-            self._taking = asyncio.create_task(self._take())
-        return await asked
+        return await self._taking.ask(str(UUID(job_id)))
 
-    async def _take(self) -> None:
-        """Lease all that is asked for; what is asked for meanwhile is next."""
-        while self._wanted:
-            wanted, self._wanted = self._wanted, []
-            try:
-                leased = await outbox.lease(self._db.system(), [job_id for job_id, _ in wanted], self.seconds)
-            except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
-                _answer(wanted, error)
-            else:
-                _answer(wanted, {job.id: job for job in leased})
-        self._taking = None
+    async def _take(self, ids: Sequence[str]) -> list[Leased | None]:
+        leased = {job.id: job for job in await outbox.lease(self._db.system(), ids, self.seconds)}
+        return [leased.pop(job_id, None) for job_id in ids]  # of two who ask for the same job, one has it
 
     @asynccontextmanager
     async def held(self, job: Leased, timeout: float) -> AsyncIterator[None]:
@@ -113,13 +103,3 @@ class Leases:
     def jobs(self) -> list[Leased]:
         """What is held now."""
         return [each.job for each in self._held.values()]
-
-
-def _answer(wanted: list[tuple[str, "asyncio.Future[Leased | None]"]], answer: "dict[str, Leased] | Exception") -> None:
-    for job_id, asked in wanted:
-        if asked.done():  # whoever asked was stopped
-            continue
-        if isinstance(answer, Exception):
-            asked.set_exception(answer)
-        else:
-            asked.set_result(answer.pop(job_id, None))  # to one, of two that ask for the same

@@ -20,7 +20,7 @@ from tests.carrier import Twilio, serving_twilio
 from tests.conftest import execute, make_config, of_tenant
 from tests.helpers import until
 from tests.stories import NOON, PHONE, telling
-from tests.twilio import TOKEN, call_back, give, new_id
+from tests.twilio import call_back, give, new_id
 
 MESSAGE = "select status, error_code, provider_id is not null from messages where direction = 'outbound'"
 
@@ -262,4 +262,3 @@ async def test_a_tenant_that_leaves_twilio_leaves_no_text_in_doubt(story, twilio
 def test_every_code_is_sorted_and_explained():
     assert all(code.isdecimal() and meaning for code, (_, meaning) in twilio_errors.CODES.items())
     assert twilio_errors.sort_of("12345") == twilio_errors.sort_of(None) == "give_up"
-    assert TOKEN
