@@ -18,8 +18,10 @@ from ottoai.config import Config
 from ottoai.db import Database, open_pool, refuse_privilege
 from ottoai.errors import ConfigError, StoreUnavailable
 from ottoai.failing import Failing
+from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.monitor import Monitor
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.realtime.hub import open_hub
@@ -90,8 +92,16 @@ async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
         app[keys.LIMITER] = await stack.enter_async_context(open_limiter(client))
         app[keys.HEALTH] = Health(db, client, metrics)
         foreign = app[keys.FOREIGN] = Foreign(db.system(), metrics, [path for _, path, _ in ROUTES])
-        gauges = app[keys.GAUGES] = Gauges(metrics, db, client, Queues(queue.client(config)))
-        stack.enter_context(tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render))
+        gauges = app[keys.GAUGES] = Gauges(config, metrics, db, client, hub, Queues(queue.client(config)))
+        reporter = tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render)
+        stack.enter_context(reporter)
+
+        async def refresh() -> None:
+            await asyncio.gather(gauges.refresh(), app[keys.HEALTH].readiness())
+
+        monitor = app[keys.MONITOR] = Monitor(
+            effective(config.alert_bounds), client, reporter.snapshot, refresh, metrics
+        )
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
@@ -101,7 +111,8 @@ async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
             await app[keys.REVOKED].refresh(db.system())
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)
-        await stack.enter_async_context(running(gauges.watch_loop, check_privilege, watch_revoked, foreign.run))
+        loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run)
+        await stack.enter_async_context(running(*loops))
         yield
 
 

@@ -6,6 +6,7 @@ code reads the environment. The table in docs/CONFIGURATION.md is generated from
 
 import base64
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, Self
@@ -178,6 +179,51 @@ def _ops_users(raw: str) -> tuple[OpsUser, ...]:
     if any(len(user) != 3 or not all(user) or user[2] not in {"viewer", "operator"} for user in users):
         raise ValueError("must look like name:password:viewer,name:password:operator")
     return tuple(OpsUser(*user) for user in users)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundOverride:
+    """Another bound for an indicator: `at` None switches it off; `seconds` None leaves how long."""
+
+    indicator: str
+    level: str
+    at: float | None
+    seconds: float | None
+
+    def __str__(self) -> str:
+        at = "off" if self.at is None else f"{self.at:g}"
+        return f"{self.indicator}.{self.level}={at}" + ("" if self.seconds is None else f"/{self.seconds:g}s")
+
+
+_BOUND = re.compile(r"([a-z0-9_]+)\.(info|warning|critical)=(?:(off)|(-?\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?)s)?)")
+
+
+def _bounds(raw: str) -> tuple[BoundOverride, ...]:
+    found = [_BOUND.fullmatch(word) for word in _words(raw)]
+    if not all(found):
+        raise ValueError("must look like http_p95.warning=0.8,queue_length.critical=5000/120s,cache_hits.warning=off")
+    return tuple(
+        BoundOverride(match[1], match[2], None if match[3] else float(match[4]), float(match[5]) if match[5] else None)
+        for match in found
+        if match
+    )
+
+
+def _hours(raw: str) -> str:
+    spans = [_SPAN.fullmatch(part.strip()) for part in raw.split(",")]
+    if raw != "always" and not all(span and span[4] < span[5] <= "24:00" for span in spans):
+        raise ValueError("must be `always`, or look like Mon-Fri 09:00-17:00, Sat 10:00-12:00")
+    return raw
+
+
+_DAY = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_SPAN = re.compile(rf"{_DAY}(-{_DAY})? ([0-2]\d:[0-5]\d)-([0-2]\d:[0-5]\d)")
+
+
+def _trace_url(raw: str) -> str:
+    if "{trace_id}" not in raw:
+        raise ValueError("must hold {trace_id}, such as https://traces.example.com/trace/{trace_id}")
+    return _url("https", "http")(raw)
 
 
 REQUIRED: Any = object()
@@ -415,6 +461,56 @@ class Config:
     )
     idempotency_ttl_days: int = setting(
         "IDEMPOTENCY_TTL_DAYS", _integer(30, 3650), "Days that a delivery is known as a duplicate.", default=395
+    )
+    business_hours: str = setting(
+        "BUSINESS_HOURS",
+        _hours,
+        "When people are expected to be connected, in `TENANT_TIMEZONE`: `always`, or spans such as "
+        "`Mon-Fri 09:00-17:00, Sat 10:00-12:00`. Outside of them nobody is woken because nobody is connected.",
+        default="Mon-Fri 09:00-17:00",
+    )
+    alert_webhook_url: str = setting(
+        "ALERT_WEBHOOK_URL",
+        _url("https", "http"),
+        "Where alerts are told, in Slack's format (an incoming webhook of Slack's, Mattermost's, …). Unset: on /ops "
+        "and in the log only.",
+        default="",
+        secret=True,
+    )
+    heartbeat_url: str = setting(
+        "HEARTBEAT_URL",
+        _url("https", "http"),
+        "Called every minute while this software watches itself, for a service outside that tells when the calls stop.",
+        default="",
+        secret=True,
+    )
+    alert_bounds: tuple[BoundOverride, ...] = setting(
+        "ALERT_BOUNDS",
+        _bounds,
+        "Other bounds than those of the indicators' table: `http_p95.warning=0.8` (in the indicator's unit: seconds, "
+        "share, bytes), with `/120s` for how long, `off` for none; several separated by commas.",
+        default=(),
+    )
+    probe_seconds: int = setting(
+        "PROBE_SECONDS",
+        _integer(0, 3600),
+        "How often each API process sends itself an event and a job through the whole path. 0: never.",
+        default=15,
+    )
+    slow_query_ms: int = setting(
+        "SLOW_QUERY_MS", _integer(1, 60_000), "Queries that take longer are logged and counted.", default=200
+    )
+    request_log_ratio: float = setting(
+        "REQUEST_LOG_RATIO",
+        _ratio,
+        "Share of the `Request answered` lines that is written, from 0 to 1, chosen by trace; failures always are.",
+        default=1.0,
+    )
+    trace_url: str = setting(
+        "TRACE_URL",
+        _trace_url,
+        "Where a trace can be looked at, with `{trace_id}` in it; /ops links there. Unset: /ops shows ids only.",
+        default="",
     )
     otel_endpoint: str = setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT", _text, "Where traces go (OTLP over HTTP). Unset: none are recorded.", default=""

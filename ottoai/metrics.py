@@ -7,12 +7,15 @@ tenant. How a figure is kept and written is the matter of `instruments`; what is
 import os
 import platform
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 import psutil
 
 from ottoai.instruments import CounterMetric, GaugeMetric, HistogramMetric, Instrument, exposition
 
+CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _T = TypeVar("_T", bound=Instrument)
@@ -49,7 +52,7 @@ Kind = Literal["api", "worker", "beat"]
 ONLY_IN: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
     ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "rate_limit_", "ready")),
     ("api", ("cache_",)),
-    ("api", ("rq_", "redis_", "worker_last_", "jwks_")),
+    ("api", ("rq_", "redis_", "worker_last_", "jwks_", "probe_", "business_hours", "alert_", "indicator_")),
     ("worker", ("worker_", "reconcile_")),
     ("beat", ("beat_", "outbox_")),
 )
@@ -88,17 +91,7 @@ class Metrics:
         self.ws_disconnects_total = c(
             "ws_disconnects_total",
             "WebSockets that ended, by cause.",
-            reason=(
-                "client",
-                "heartbeat_timeout",
-                "slow",
-                "expired",
-                "malformed",
-                "too_large",
-                "draining",
-                "epoch",
-                "error",
-            ),
+            reason=DISCONNECTS,
         )
         self.ws_auth_failures_total = c(
             "ws_auth_failures_total",
@@ -110,6 +103,8 @@ class Metrics:
             "ws_messages_dropped_total", "Events a client did not get.", reason=("slow", "transient", "unrepairable")
         )
         self.ws_heartbeats_total = c("ws_heartbeats_total", "Heartbeats, by outcome.", result=("ok", "timeout"))
+        self.ws_send_queue_bytes = g("ws_send_queue_bytes", "Bytes that wait for their clients to take them.")
+        self.ws_slow_connections = g("ws_slow_connections", "WebSockets that are behind because of unsent bytes.")
         self.event_e2e_latency_seconds = h(
             "event_e2e_latency_seconds", "From the fact's commit to the socket's buffer.", EVENT_BOUNDS
         )
@@ -118,6 +113,19 @@ class Metrics:
             "Events fetched from the log because the hint was late or lost.",
             source=("gap", "heads", "reconnect"),
         )
+
+        self.probe_event_seconds = h(
+            "probe_event_seconds", "The self-probe's event, from commit to a socket's other end.", EVENT_BOUNDS
+        )
+        self.probe_job_seconds = h(
+            "probe_job_seconds", "The self-probe's job, from staged to its result heard.", WAIT_BOUNDS
+        )
+        self.probe_failures_total = c(
+            "probe_failures_total",
+            "Self-probes that did not come through: staging them, their event, their job.",
+            part=("stage", "event", "job"),
+        )
+        self.business_hours = g("business_hours", "1 during BUSINESS_HOURS, else 0.")
 
         self.worker_task_total = c(
             "worker_task_total",
@@ -154,6 +162,7 @@ class Metrics:
         )
         self.outbox_open = g("outbox_open", "Staged jobs whose effect has not yet committed.")
         self.outbox_oldest_age_seconds = g("outbox_oldest_age_seconds", "How long the oldest of them is overdue.")
+        self.outbox_dead = g("outbox_dead", "Staged jobs that were given up and wait for an operator.")
 
         self.jwks_fetches_total = c(
             "jwks_fetches_total", "Times that the keys of tokens were fetched.", result=("ok", "failed")
@@ -183,6 +192,9 @@ class Metrics:
         self.webhook_spool_bytes = g("webhook_spool_bytes", "Room that they take.")
         self.webhook_spool_usable = g("webhook_spool_usable", "1 when deliveries can be kept there, 0 when not.")
         self.webhook_spool_usable.set(0)
+        self.webhook_silent_tenants = g(
+            "webhook_silent_tenants", "Tenants of which no delivery came for longer than is usual for them."
+        )
         self.idempotency_duplicates_total = c(
             "idempotency_duplicates_total", "Deliveries that had come before.", provider=PROVIDERS
         )
@@ -216,6 +228,10 @@ class Metrics:
         self.db_query_duration_seconds = h(
             "db_query_duration_seconds", "Time of a query, as its caller sees it.", STORE_BOUNDS, query=ANY
         )
+        self.db_slow_queries_total = c("db_slow_queries_total", "Queries that took longer than SLOW_QUERY_MS.")
+        self.redis_checks_total = c(
+            "redis_checks_total", "PINGs to Redis, one every few seconds.", result=("ok", "timeout", "error")
+        )
         self.redis_ping_seconds = g("redis_ping_seconds", "Round trip of the last PING.")
         self.redis_memory_used_bytes = g("redis_memory_used_bytes", "Memory Redis uses.")
         self.redis_memory_max_bytes = g("redis_memory_max_bytes", "Memory Redis may use; 0 is no limit.")
@@ -225,12 +241,29 @@ class Metrics:
             component=("database", "redis", "worker", "beat", "migrations"),
         )
 
+        self.indicator_value = g(
+            "indicator_value",
+            "Each indicator of the whole fleet, in its unit; none while there is no data.",
+            indicator=ANY,
+        )
+        self.indicator_verdict = g(
+            "indicator_verdict",
+            "What it means: 0 not judged, 1 ok, 2 info, 3 warning, 4 critical.",
+            indicator=ANY,
+        )
+        self.alert_notifications_total = c(
+            "alert_notifications_total", "Alerts told to ALERT_WEBHOOK_URL.", result=("ok", "failed")
+        )
         self.event_loop_lag_seconds = h("event_loop_lag_seconds", "How late the event loop wakes.", LAG_BOUNDS)
         self.build_info = g("build_info", "Always 1; says what runs.", version=ANY, python=ANY)
         self.build_info.set(1, version=version, python=platform.python_version())
         self.process_cpu_seconds_total = c("process_cpu_seconds_total", "Processor time used, user and system.")
         self.process_resident_memory_bytes = g("process_resident_memory_bytes", "Resident memory.")
+        self.process_memory_limit_bytes = g(
+            "process_memory_limit_bytes", "What the container allows, or the machine has."
+        )
         self.process_open_fds = g("process_open_fds", "Open file descriptors.")
+        self.process_max_fds = g("process_max_fds", "Most there may be.")
         self.process_start_time_seconds = g("process_start_time_seconds", "When the process started (Unix time).")
         self.process_threads = g("process_threads", "Threads.")
 
@@ -259,6 +292,8 @@ class Metrics:
             self.process_cpu_seconds_total.follow(used.user + used.system)
             self.process_resident_memory_bytes.set(process.memory_info().rss)
             self.process_open_fds.set(process.num_fds())
+            self.process_max_fds.set(process.rlimit(psutil.RLIMIT_NOFILE)[0])
+            self.process_memory_limit_bytes.set(memory_limit())
             self.process_start_time_seconds.set(process.create_time())
             self.process_threads.set(process.num_threads())
 
@@ -278,6 +313,16 @@ class Metrics:
         if isinstance(instrument, CounterMetric | HistogramMetric) and all(instrument.known.values()):
             instrument.zero()
         return instrument
+
+
+def memory_limit() -> int:
+    """Bytes that this process's control group may use (cgroup v2, then v1), or those of the machine."""
+    for path in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):
+            limit = int(Path(path).read_text())
+            if limit < psutil.virtual_memory().total:
+                return limit
+    return int(psutil.virtual_memory().total)
 
 
 def table() -> str:

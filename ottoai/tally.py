@@ -10,10 +10,11 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 import redis
@@ -102,6 +103,10 @@ class Reporter:
         """The process's name, and its `proc` label."""
         return self._snapshot.name
 
+    def snapshot(self) -> Snapshot:
+        """What would be written now. Takes a few milliseconds; any thread may call it."""
+        return msgspec.structs.replace(self._snapshot, at=datetime.now(UTC), metrics_text=self._figures())
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -151,9 +156,8 @@ class Reporter:
             self._lost = False
 
     def _write(self) -> None:
-        text = self._figures()
-        now = datetime.now(UTC)
-        snapshot = msgspec.structs.replace(self._snapshot, at=now, metrics_text=text)
+        snapshot = self.snapshot()
+        now = snapshot.at
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(_SNAPSHOT.format(snapshot.name), msgspec.json.encode(snapshot), ex=KEEP_SECONDS)
             pipe.zadd(_INDEX, {snapshot.name: now.timestamp()})
@@ -195,7 +199,39 @@ def _decoded(raw: bytes | str) -> Snapshot | None:
 _LABEL: Final = r'[a-zA-Z_]\w*="(?:[^"\\]|\\.)*"'
 _VALUE: Final = r"[-+]?(?:[\d.]+(?:e[-+]?\d+)?|inf|nan)(?: -?\d+)?"
 _SAMPLE: Final = re.compile(rf"([a-z_:][\w:]*)(?:\{{((?:{_LABEL},?)*)\}})? ({_VALUE})", re.ASCII | re.IGNORECASE)
+_PAIR: Final = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"', re.ASCII)
+_ESCAPE: Final = re.compile(r"\\(.)")
 _SUFFIXES: Final = ("", "_bucket", "_sum", "_count")
+
+
+class Sample(NamedTuple):
+    """One line of a Prometheus text: its full name (`x_bucket`), its family's type, labels, value."""
+
+    name: str
+    kind: str
+    labels: Mapping[str, str]
+    value: float
+
+
+def samples(text: str) -> Iterator[Sample]:
+    """The samples of one process's text. Lines that are not in the format are left out."""
+    kind = "untyped"
+    for line in text.split("\n"):  # as in _gather
+        if line.startswith("#"):
+            if line.startswith("# TYPE "):
+                kind = line.rpartition(" ")[2]
+        elif sample := _SAMPLE.fullmatch(line):
+            name, labels, value = sample.groups()
+            yield Sample(name, kind, _labels(labels) if labels else {}, float(value.partition(" ")[0]))
+
+
+@lru_cache(10_000)
+def _labels(text: str) -> Mapping[str, str]:
+    return {name: _ESCAPE.sub(_unescaped, value) for name, value in _PAIR.findall(text)}
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return "\n" if found[1] == "n" else found[1]
 
 
 class _Family:

@@ -133,6 +133,7 @@ def make_config(database_url: str, redis_url: str, **settings: str) -> Config:
         "JWT_SECRET": SECRET,
         "SECRET_KEYS": SECRET_KEY,
         "OPS_USERS": "operator:secret:operator",
+        "PROBE_SECONDS": "0",  # a tenant and events that a test would have to know of
         "WORKER_MEMORY_MB": "0",  # workers of a test's own process would count all of its memory
         **GENEROUS,
     }

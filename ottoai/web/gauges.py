@@ -4,16 +4,22 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 import redis.asyncio
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from ottoai import tally
+from ottoai.config import Config
 from ottoai.db import Database
+from ottoai.domain import hours
 from ottoai.errors import StoreUnavailable
+from ottoai.instruments import GaugeMetric
 from ottoai.metrics import Metrics
 from ottoai.queue import Depth, Queues
+from ottoai.realtime.connection import LOW
+from ottoai.realtime.hub import Hub
 
 log = logging.getLogger(__name__)
 
@@ -24,28 +30,63 @@ LAG_EVERY: Final = 0.1  # seconds between two looks at how late the loop is
 class Gauges:
     """Refreshes what no event tells."""
 
-    def __init__(self, metrics: Metrics, db: Database, client: redis.asyncio.Redis, queues: Queues) -> None:
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        db: Database,
+        client: redis.asyncio.Redis,
+        hub: Hub,
+        queues: Queues,
+    ) -> None:
+        self._business = hours.parse(config.business_hours, config.tenant_timezone)
+        self._hub = hub
         self._metrics = metrics
         self._db = db
         self._redis = client
         self._queues = queues
         self._lock = asyncio.Lock()
         self._until = 0.0
+        self._answered = True
 
     async def refresh(self) -> None:
-        """Bring the gauges up to date. With Redis away its figures stay as they were last seen."""
+        """Bring the gauges up to date. With Redis away there are none of it."""
         async with self._lock:
             if time.monotonic() < self._until:
                 return
             self._pools()
+            self._sockets()
+            now = datetime.now(UTC)
+            self._metrics.business_hours.set(int(hours.next_opening(now, self._business) == now))
             try:
                 async with asyncio.timeout(SHARED):
                     await self._memory()
                     await self._depths()
                     await self._workers()
+                result: Literal["ok", "timeout", "error"] = "ok"
             except (RedisError, StoreUnavailable, OSError, TimeoutError) as error:
-                log.warning("Figures of Redis not readable", extra={"error": repr(error)})
+                # Unknown is not what it was.
+                for gauge in self._of_redis:
+                    gauge.replace(())
+                result = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "error"
+                if self._answered:
+                    log.warning("Figures of Redis not readable", extra={"error": repr(error)})
+            self._answered = result == "ok"
+            self._metrics.redis_checks_total.inc(result=result)
             self._until = time.monotonic() + SHARED
+
+    @property
+    def _of_redis(self) -> tuple[GaugeMetric, ...]:
+        m = self._metrics
+        return (
+            m.redis_ping_seconds, m.redis_memory_used_bytes, m.redis_memory_max_bytes, m.rq_queue_length,
+            m.rq_queue_oldest_job_age_seconds, m.rq_jobs, m.rq_workers, m.worker_last_heartbeat_timestamp_seconds,
+        )  # fmt: skip
+
+    def _sockets(self) -> None:
+        unsent = [connection.unsent for connection in self._hub.connections.values()]
+        self._metrics.ws_send_queue_bytes.set(sum(unsent))
+        self._metrics.ws_slow_connections.set(sum(size > LOW for size in unsent))
 
     def _pools(self) -> None:
         pools = self._db.pools
@@ -68,7 +109,7 @@ class Gauges:
             return None
 
     async def _depths(self) -> None:
-        for depth in await self.depths() or []:
+        for depth in await asyncio.to_thread(self._queues.depths):
             self._metrics.rq_queue_length.set(depth.length, queue=depth.queue)
             self._metrics.rq_queue_oldest_job_age_seconds.set(depth.oldest_seconds, queue=depth.queue)
             for state, count in depth.jobs.items():

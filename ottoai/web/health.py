@@ -66,8 +66,10 @@ class Health:
             "beat": "beat" in processes,
             "migrations": applied,
         }
+        # Of worker and beat nothing is known while Redis is away.
+        told = [name for name in components if reachable or name not in {"worker", "beat"}]
+        self._metrics.ready.replace(({"component": name}, int(components[name])) for name in told)
         for name, well in components.items():
-            self._metrics.ready.set(int(well), component=name)
             if well != self._was.get(name, True):
                 level, state = (logging.INFO, "well") if well else (logging.WARNING, "unwell")
                 log.log(level, "Component %s is %s", name, state, extra={"component": name})

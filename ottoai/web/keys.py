@@ -9,6 +9,7 @@ from ottoai.db import Database
 from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.monitor import Monitor
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
@@ -42,6 +43,8 @@ SPOOL: web.AppKey[Spool | None] = web.AppKey("spool")
 GAUGES = web.AppKey("gauges", Gauges)
 FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
+
+MONITOR = web.AppKey("monitor", Monitor)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID = web.RequestKey("request_id", str)

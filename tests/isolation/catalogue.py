@@ -11,7 +11,11 @@ ROLES: Final = ("ottoai_app", "ottoai_privacy", "ottoai_system", "ottoai_witness
 
 # Every table: what ottoai_app and ottoai_system may do with it. ottoai_privacy may select and delete in all with
 # tenants' rows, and update those of IN_PLACE.
+OPERATORS: Final = (
+    "alerts", "ops_audit", "ops_hours", "ops_leases", "ops_minutes", "paused_queues", "periodic_runs",
+)  # fmt: skip
 GRANTS: Final = {
+    **dict.fromkeys(OPERATORS, ("", "select insert update delete")),
     "calls": ("select insert update", ""),
     "clerk_users": ("", "select insert update delete"),
     "credentials": ("", "select insert update"),
@@ -39,6 +43,7 @@ IN_PLACE: Final = frozenset({"calls", "events", "heads"})
 
 # Policies beside the tenant's own, each with the reason why it crosses tenants.
 CROSSING: Final = {
+    **{(name, "ottoai_system"): "operators' own: nothing in it is a tenant's" for name in OPERATORS},
     ("clerk_users", "ottoai_system"): "users of all tenants, as Clerk tells of them",
     ("users", "ottoai_system"): "at which tenants a user works",
     ("credentials", "ottoai_system"): "with which key a delivery is verified; tenant add, set",
@@ -83,6 +88,7 @@ COLUMNS_OF_WITNESS: Final = {"tenants": {"id"}}  # elsewhere tenant_id and id
 
 # Exceptions.
 WITHOUT_TENANT: Final = {
+    **dict.fromkeys(OPERATORS, "operators' own; the system role alone"),
     "tenants": "is the tenant",
     "clerk_users": "of users, whatever tenants they belong to; the system role alone",
     "unclaimed_deliveries": "of companies that are no tenants yet; the system role alone",
