@@ -1,5 +1,5 @@
-"""Writes what of the docs comes from the code: parts of pages, between their markers, and docs/openapi.json. `--check`
-only tells what is stale.
+"""Writes what comes from the code: parts of pages, between their markers, docs/openapi.json and the tables in
+monitoring/. `--check` only tells what is stale.
 
     python -m scripts.generate [--check]
 
@@ -28,9 +28,10 @@ from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, 
 from ottoai.web.limits import Limit, limits
 from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
-from scripts import rescue_docs
+from scripts import figures, rescue_docs
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+MONITORING: Final = DOCS.parent / "monitoring"
 FILES: Final = (
     "API_CHANGELOG.md",
     "CONFIGURATION.md",
@@ -253,6 +254,8 @@ def documents() -> Iterator[tuple[Path, str]]:
     for path in (DOCS / name for name in FILES):
         yield path, current(path.read_text())
     yield DOCS / "openapi.json", msgspec.json.format(openapi.encoded(), indent=2).decode() + "\n"
+    yield MONITORING / "indicators.tsv", figures.indicators()
+    yield MONITORING / "figures.tsv", figures.figures()
 
 
 def main(argv: list[str]) -> int:
