@@ -1,7 +1,7 @@
 """PostgreSQL, Redis, and the machine: away, slow, full."""
 
 import asyncio
-import os
+from pathlib import Path
 
 import pytest
 
@@ -141,7 +141,7 @@ async def test_open_files(watch):
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     await watch.settled("files")
-    opened = len(os.listdir("/proc/self/fd"))
+    opened = len(list(Path("/proc/self/fd").iterdir()))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(opened / 0.8), hard))
         await watch.passes("files", "info")

@@ -125,7 +125,7 @@ async def test_a_tenant_that_fell_silent(watch, config):
         of_tenant(
             watch.url,
             "insert into idempotency_keys (tenant_id, provider, kind, external_id, variant, outcome, created_at) "
-            "select 'demo', 'callrail', 'pre-call', n::text || %s, '1', 'processed', %s from generate_series(1, 9) as n",
+            "select 'demo', 'callrail', 'pre-call', n::text || %s, '1', 'processed', %s from generate_series(1, 9) n",
             str(week), at,
         )  # fmt: skip
     await watch.passes("webhook_silent", "warning")
