@@ -21,7 +21,7 @@ from ottoai.failing import Failing
 from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
-from ottoai.ops.monitor import Monitor
+from ottoai.ops.monitor import Clock, Monitor, utc
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.realtime.hub import open_hub
@@ -35,6 +35,7 @@ from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.jwks import PACE, Pace, open_keys
 from ottoai.web.middlewares import authenticate, observe
+from ottoai.web.ops_words import age
 from ottoai.web.routes import ROUTES, add_routes
 from ottoai.web.sockets import Sockets
 from ottoai.webhooks.receive import Directory, Ingest, from_spool
@@ -46,8 +47,8 @@ MAX_BODY = 1024 * 1024  # bytes; webhooks have a few thousand
 RETRY_PRIVILEGE = 1.0  # seconds until an absent database is asked again who we are to it
 
 
-def build_app(config: Config, pace: Pace = PACE) -> web.Application:
-    """The whole API process as one application. `pace` is that of fetching tokens' keys."""
+def build_app(config: Config, pace: Pace = PACE, clock: Clock = utc) -> web.Application:
+    """The whole API process as one application. `pace` is that of fetching tokens' keys, `clock` that of the watch."""
     app = web.Application(
         middlewares=[observe, cors.preflight, throttle.slow_down, authenticate, throttle.limit],
         client_max_size=MAX_BODY,
@@ -59,8 +60,8 @@ def build_app(config: Config, pace: Pace = PACE) -> web.Application:
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)
     app[keys.FAILING] = Failing(config.rate_limit_failures)
-    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
-    app.cleanup_ctx.append(partial(resources, pace=pace))
+    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True, filters={"age": age})
+    app.cleanup_ctx.append(partial(resources, pace=pace, clock=clock))
     app.on_response_prepare.append(sign)
     app.on_response_prepare.append(cors.expose)
     app.on_shutdown.append(drain)
@@ -69,7 +70,7 @@ def build_app(config: Config, pace: Pace = PACE) -> web.Application:
 
 
 @asynccontextmanager
-async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
+async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIterator[None]:
     """Everything the handlers use, opened in order and closed in the reverse."""
     config, metrics = app[keys.CONFIG], app[keys.METRICS]
     async with AsyncExitStack() as stack:
@@ -99,9 +100,8 @@ async def resources(app: web.Application, pace: Pace) -> AsyncIterator[None]:
         async def refresh() -> None:
             await asyncio.gather(gauges.refresh(), app[keys.HEALTH].readiness())
 
-        monitor = app[keys.MONITOR] = Monitor(
-            effective(config.alert_bounds), client, reporter.snapshot, refresh, metrics
-        )
+        indicators = effective(config.alert_bounds)
+        monitor = app[keys.MONITOR] = Monitor(indicators, client, reporter.snapshot, refresh, metrics, clock)
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)

@@ -435,7 +435,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     # Stores
     Indicator(
         "db_pool", "Stores", "Database connections in use", "share",
-        Fullness(_of("db_pool_connections", state="used"), _of("db_pool_max_connections")),
+        Fullness(_of("db_pool_connections", state="used"), _of("db_pool_max_connections"), by=("pool",)),
         (warning(">=", 0.8, 2 * MINUTE), critical(">=", 1, 2 * MINUTE)),
         "Slow queries hold them (log: `Slow query`), or DB_POOL_SIZE is too small.",
     ),

@@ -8,7 +8,7 @@ measure computes from; it is kept by `ops.fleet`. Which measures there are, and 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
@@ -58,6 +58,14 @@ class Select:
         return f"{self.metric}{suffix}{labels}" + (f"[{promql_time(seconds)}]" if seconds else "")
 
 
+class Told(NamedTuple):
+    """A gauge as a process told it."""
+
+    process: str
+    labels: Mapping[str, str]
+    value: float
+
+
 class Figures(Protocol):
     """What all processes together counted. None: nothing is known, which is not 0."""
 
@@ -71,8 +79,8 @@ class Figures(Protocol):
     def buckets(self, which: Select, seconds: float) -> Mapping[float, float] | None:
         """How many observations of the selected histograms came in that time, by upper bound, cumulative."""
 
-    def levels(self, which: Select) -> Sequence[tuple[str, float]]:
-        """(process, value) of the selected gauges of processes that are alive."""
+    def levels(self, which: Select) -> Sequence["Told"]:
+        """The selected gauges of processes that are alive."""
 
     def peak(self, indicator: str, seconds: float) -> float | None:
         """The most that an indicator was in that time."""
@@ -221,7 +229,7 @@ class Level:
 
     def value(self, figures: Figures) -> float | None:
         """See Measure."""
-        found = [value for _, value in figures.levels(self.of)]
+        found = [told.value for told in figures.levels(self.of)]
         if not found:
             return None
         return sum(found) if self.over == "sum" else max(found) if self.over == "max" else min(found)
@@ -233,10 +241,13 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Fullness:
-    """How full something is, where it is fullest: `used` by `most`, process by process. Without a limit: no data."""
+    """How full something is, where it is fullest: `used` by `most`, process by process (and by another label, where
+    given). Without a limit: no data.
+    """
 
     used: Select
     most: Select
+    by: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> Sequence[Select]:
@@ -245,17 +256,21 @@ class Fullness:
 
     def value(self, figures: Figures) -> float | None:
         """See Measure."""
-        limits = dict(figures.levels(self.most))
-        used: dict[str, float] = {}
-        for process, value in figures.levels(self.used):
-            used[process] = used.get(process, 0.0) + value
-        shares = [value / limits[process] for process, value in used.items() if limits.get(process, 0) > 0]
+        limits = {self._whose(told): told.value for told in figures.levels(self.most)}
+        used: dict[tuple[str, ...], float] = {}
+        for told in figures.levels(self.used):
+            used[self._whose(told)] = used.get(self._whose(told), 0.0) + told.value
+        shares = [value / limits[whose] for whose, value in used.items() if limits.get(whose, 0) > 0]
         return max(shares, default=None)
+
+    def _whose(self, told: Told) -> tuple[str, ...]:
+        return told.process, *(told.labels[name] for name in self.by)
 
     def promql(self) -> str:
         """See Measure."""
-        used = f"sum by (proc) (max without (instance, job) ({self.used.promql()}))"
-        return f"max({used} / (max by (proc) ({self.most.promql()}) > 0))"
+        whose = ", ".join(("proc", *self.by))
+        used = f"sum by ({whose}) (max without (instance, job) ({self.used.promql()}))"
+        return f"max({used} / (max by ({whose}) ({self.most.promql()}) > 0))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +286,7 @@ class Age:
 
     def value(self, figures: Figures) -> float | None:
         """See Measure."""
-        found = [value for _, value in figures.levels(self.of)]
+        found = [told.value for told in figures.levels(self.of)]
         return max(0.0, figures.now - max(found)) if found else None
 
     def promql(self) -> str:
@@ -353,7 +368,7 @@ class BusinessHours:
 
     def met(self, figures: Figures) -> bool:
         """Whether a value counts now."""
-        return max((open_ for _, open_ in figures.levels(Select("business_hours"))), default=0) > 0
+        return any(told.value > 0 for told in figures.levels(Select("business_hours")))
 
     def promql(self) -> str:
         """The condition as a vector that is there when it is met."""

@@ -29,6 +29,7 @@ RATE_LIMITS: Final = ("user", "tenant", "route", "address")
 RECONCILED: Final = (
     "success", "unfinished", "unauthorized", "rate_limited", "unavailable", "invalid", "ambiguous", "failed",
 )  # fmt: skip
+POOLS: Final = ("ottoai_app", "ottoai_system")
 CACHES: Final = ("calls", "leads", "messages", "tasks", "missed_calls", "timeline")
 JOB_STATES: Final = ("queued", "started", "scheduled", "deferred", "failed", "finished")
 
@@ -221,9 +222,11 @@ class Metrics:
             result=("hit", "miss", "bypass"),
         )
         self.db_pool_connections = g(
-            "db_pool_connections", "Connections to PostgreSQL, by state.", state=("used", "idle")
+            "db_pool_connections", "Connections to PostgreSQL, by state.", pool=POOLS, state=("used", "idle")
         )
-        self.db_pool_max_connections = g("db_pool_max_connections", "Most connections this process may open.")
+        self.db_pool_max_connections = g(
+            "db_pool_max_connections", "Most connections this process may open.", pool=POOLS
+        )
         self.db_pool_wait_seconds = h("db_pool_wait_seconds", "Time to get a connection.", STORE_BOUNDS)
         self.db_query_duration_seconds = h(
             "db_query_duration_seconds", "Time of a query, as its caller sees it.", STORE_BOUNDS, query=ANY

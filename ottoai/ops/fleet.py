@@ -8,13 +8,13 @@ the growth in a window is the difference of two of them. Nothing here does I/O.
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from ottoai import tally
 from ottoai.indicators import Indicator
-from ottoai.measures import DAY, HOUR, Quantile, Select
+from ottoai.measures import DAY, HOUR, Quantile, Select, Told
 from ottoai.ops.history import History
 from ottoai.tally import Sample, Snapshot
 
@@ -56,17 +56,18 @@ class Fleet:
                 for which in getattr(getattr(condition, "of", None), "inputs", ()):
                     self._declare(which, histogram=False)
         self._known: dict[tuple[str, datetime], Known] = {}
-        self._gauges: dict[str, list[tuple[str, Mapping[str, str], float]]] = {}
+        self._gauges: dict[str, list[Told]] = {}
         self._looks: deque[Look] = deque([Look(now, array("d"))])
 
-    def take(self, snapshots: Sequence[Snapshot], now: datetime) -> None:
-        """Look at what all processes say; `snapshots` holds each at most once."""
-        at = now.timestamp()
+    def take(self, snapshots: Sequence[Snapshot], alive: Collection[str], at: float) -> None:
+        """Look at what all processes say; `snapshots` holds each at most once. Of those that are not `alive`, what they
+        counted still counts, but what they have is no more.
+        """
         self.now = at
         self._gauges = {}
         totals = array("d", self._looks[-1].totals)
         for snapshot in snapshots:
-            values, seen = self._read(snapshot, alive=tally.alive(snapshot, now))
+            values, seen = self._read(snapshot, alive=snapshot.name in alive)
             key = (snapshot.name, snapshot.started_at)
             known = self._known.get(key)
             if known is None and snapshot.started_at.timestamp() > self._since:
@@ -123,12 +124,12 @@ class Fleet:
             return None
         return {edge: self._growth(slot, seconds) for edge, slot in self._edges[name].items()}
 
-    def levels(self, which: Select) -> Sequence[tuple[str, float]]:
+    def levels(self, which: Select) -> Sequence[Told]:
         """See Figures."""
         return [
-            (process, value)
-            for process, labels, value in self._gauges.get(which.metric, ())
-            if (which.kind is None or process.startswith(f"{which.kind}-")) and which.matches(labels)
+            told
+            for told in self._gauges.get(which.metric, ())
+            if (which.kind is None or told.process.startswith(f"{which.kind}-")) and which.matches(told.labels)
         ]
 
     def peak(self, indicator: str, seconds: float) -> float | None:
@@ -171,7 +172,7 @@ class Fleet:
         for sample in tally.samples(snapshot.metrics_text):
             if sample.kind == "gauge":
                 if alive:
-                    self._gauges.setdefault(sample.name, []).append((snapshot.name, sample.labels, sample.value))
+                    self._gauges.setdefault(sample.name, []).append(Told(snapshot.name, sample.labels, sample.value))
                 continue
             for which, slot in self._counters.get(sample.name, ()):
                 if _meant(which, snapshot, sample):

@@ -26,6 +26,14 @@ log = logging.getLogger(__name__)
 EVERY: Final = 5.0  # seconds: as often as processes tell; an alert fires at most so much late
 LIMIT: Final = 1.0  # seconds that Redis may take
 
+Clock = Callable[[], datetime]
+
+
+def utc() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
 Step = Callable[[], Awaitable[None]]
 
 
@@ -39,7 +47,7 @@ class Monitor:
         local: Callable[[], Snapshot],
         refresh: Step,
         metrics: Metrics,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = utc,
     ) -> None:
         now = clock()
         self.indicators = indicators
@@ -84,7 +92,9 @@ class Monitor:
         self._metrics.indicator_verdict.replace(verdicts)
 
     def _judge(self, snapshots: Sequence[Snapshot], now: datetime) -> Report:
-        self.fleet.take(snapshots, now)
+        # Whether a process lives is a matter of the real time in which it told; `now` may be a test's.
+        heard = datetime.now(UTC)
+        self.fleet.take(snapshots, {each.name for each in snapshots if tally.alive(each, heard)}, now.timestamp())
         readings = [self._read(indicator, now) for indicator in self.indicators]
         return Report(at=now, verdict=worst(readings), readings=readings)
 

@@ -89,10 +89,10 @@ class Gauges:
         self._metrics.ws_slow_connections.set(sum(size > LOW for size in unsent))
 
     def _pools(self) -> None:
-        pools = self._db.pools
-        self._metrics.db_pool_connections.set(sum(pool.in_use for pool in pools), state="used")
-        self._metrics.db_pool_connections.set(sum(pool.idle for pool in pools), state="idle")
-        self._metrics.db_pool_max_connections.set(sum(pool.size for pool in pools))
+        for pool in self._db.pools:
+            self._metrics.db_pool_connections.set(pool.in_use, pool=pool.role, state="used")
+            self._metrics.db_pool_connections.set(pool.idle, pool=pool.role, state="idle")
+            self._metrics.db_pool_max_connections.set(pool.size, pool=pool.role)
 
     async def _memory(self) -> None:
         started = time.perf_counter()
