@@ -22,6 +22,7 @@ from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
 from ottoai.ops.monitor import Clock, Monitor, utc
+from ottoai.ops.watch import open_watch
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.realtime.hub import open_hub
@@ -102,6 +103,10 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
 
         indicators = effective(config.alert_bounds)
         monitor = app[keys.MONITOR] = Monitor(indicators, client, reporter.snapshot, refresh, metrics, clock)
+        watch = app[keys.WATCH] = await stack.enter_async_context(
+            open_watch(config, monitor, db.system(), client, metrics)
+        )
+        app[keys.ALERTS] = watch.alerting
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
@@ -109,10 +114,11 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
             for pool in db.pools:
                 await pool.warm()
             await app[keys.REVOKED].refresh(db.system())
+            await watch.archive.restore()
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)
         loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run)
-        await stack.enter_async_context(running(*loops))
+        await stack.enter_async_context(running(*loops, *watch.loops))
         yield
 
 
