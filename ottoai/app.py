@@ -35,6 +35,7 @@ from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.jwks import PACE, Pace, open_keys
 from ottoai.web.middlewares import authenticate, observe
+from ottoai.web.ops_words import age
 from ottoai.web.routes import ROUTES, add_routes
 from ottoai.web.sockets import Sockets
 from ottoai.webhooks.receive import Directory, Ingest, from_spool
@@ -59,7 +60,7 @@ def build_app(config: Config, pace: Pace = PACE, clock: Clock = utc) -> web.Appl
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)
     app[keys.FAILING] = Failing(config.rate_limit_failures)
-    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
+    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True, filters={"age": age})
     app.cleanup_ctx.append(partial(resources, pace=pace, clock=clock))
     app.on_response_prepare.append(sign)
     app.on_response_prepare.append(cors.expose)

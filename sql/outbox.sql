@@ -108,6 +108,7 @@ where id = :id and state = 'open' and attempts = :attempts;
 update outbox
 set
     error = :error,
+    traceback = :traceback,
     leased_until = null,
     due_at = now() + :backoff::interval,
     enqueue_at = now() + :backoff::interval
@@ -116,7 +117,8 @@ where id = :id and state = 'open' and attempts = :attempts;
 -- name: bury^
 -- Gives a job up after its last failure and says so in the log. Returns epoch and events.
 with buried as (
-    update outbox set state = 'dead', error = :error, leased_until = null, finished_at = now()
+    update outbox
+    set state = 'dead', error = :error, traceback = :traceback, leased_until = null, finished_at = now()
     where tenant_id = :tenant_id and id = :id and state = 'open' and attempts = :attempts
     returning *
 ),
@@ -181,7 +183,7 @@ with dead as (
 
 update outbox as o
 set
-    state = 'open', attempts = 0, error = null, finished_at = null, leased_until = null, due_at = now(),
+    state = 'open', attempts = 0, error = null, traceback = null, finished_at = null, leased_until = null, due_at = now(),
     enqueue_at = now() + :repair_after::interval
 from dead as d
 where o.id = d.id
