@@ -9,6 +9,7 @@ from ottoai.db import Database
 from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Monitor
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
@@ -44,6 +45,7 @@ GAUGES = web.AppKey("gauges", Gauges)
 FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
+KICKS = web.AppKey("kicks", Kicks)
 MONITOR = web.AppKey("monitor", Monitor)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
