@@ -21,6 +21,7 @@ from ottoai.failing import Failing
 from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Clock, Monitor, utc
 from ottoai.ops.watch import open_watch
 from ottoai.queue import Queues, open_waker
@@ -107,6 +108,7 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
             open_watch(config, monitor, db.system(), client, metrics)
         )
         app[keys.ALERTS] = watch.alerting
+        kicks = app[keys.KICKS] = Kicks(client, hub.connections, app[keys.SOCKETS].close)
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
@@ -117,7 +119,7 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
             await watch.archive.restore()
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)
-        loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run)
+        loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run, kicks.run)
         await stack.enter_async_context(running(*loops, *watch.loops))
         yield
 

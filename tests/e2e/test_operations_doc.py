@@ -239,9 +239,9 @@ def runnable(line: str, environ: dict[str, str], product: Product, folder: Path)
 
 def answers(command: str) -> str:
     """What is typed where a command asks: the tenant's id before it is erased or shut out, and secrets."""
-    return {"erase": "acme\n", "revoke": "acme\n"}.get(command.split()[4] if len(command.split()) > 4 else "", "a-secret\n") + (
-        "another-secret\n" * 5
-    )
+    return {"erase": "acme\n", "revoke": "acme\n"}.get(
+        command.split()[4] if len(command.split()) > 4 else "", "a-secret\n"
+    ) + ("another-secret\n" * 5)
 
 
 async def prepare(command: str, product: Product) -> None:
@@ -311,7 +311,11 @@ def check_elsewhere(command: str, environ: dict[str, str]) -> None:
         assert done.returncode == 0, done.stderr
     if "WHAT" in command:
         table = DOC.read_text().partition("`make bench WHAT=…`")[2].partition("\n\n")[0]
-        named = {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.rpartition("|")[0].rpartition("|")[2])}
+        named = {
+            name
+            for line in table.splitlines()[2:]
+            for name in re.findall(r"`(\w+)`", line.rpartition("|")[0].rpartition("|")[2])
+        }
         assert named
         assert named <= set(BENCHES)
 
@@ -338,4 +342,3 @@ def test_numbers_of_json_for_machines(running, environ):
     told = json.loads(done.stdout)
     assert (done.returncode, told["ready"]) == (0, True)
     assert {each["verdict"] for each in told["indicators"]} <= {"none", "ok", "info", "warning"}
-
