@@ -121,7 +121,7 @@ async def test_no_room_on_disk(watch):
 async def test_a_tenant_that_fell_silent(watch, config):
     await watch.settled("webhook_silent")
     for week in (1, 2):
-        at = watch.now() - timedelta(weeks=week, hours=-2)
+        at = watch.now() - timedelta(weeks=week, hours=2)
         of_tenant(
             watch.url,
             "insert into idempotency_keys (tenant_id, provider, kind, external_id, variant, outcome, created_at) "
