@@ -39,7 +39,7 @@ def recording() -> str:
         rules |= indicator.measure.parts()
         rules[recorded(indicator.id)] = indicator.measure.promql()
     rules[SEEN] = STARTED  # last, so that WATCHED knows who was there the time before
-    return dumped([{"record": name, "expr": expression} for name, expression in rules.items()])
+    return dumped("recording", [{"record": name, "expr": expression} for name, expression in rules.items()])
 
 
 def selections() -> Iterator[tuple[Select, bool]]:
@@ -53,7 +53,7 @@ def selections() -> Iterator[tuple[Select, bool]]:
 def alerts() -> str:
     """monitoring/alerts.yml: every bound of every indicator, and that there is anything to judge."""
     rules = [alert(indicator, bound) for indicator in INDICATORS for bound in indicator.bounds]
-    return dumped([*rules, unreachable()])
+    return dumped("alerts", [*rules, unreachable()])
 
 
 def alert(indicator: Indicator, bound: Bound) -> Rule:
@@ -111,9 +111,9 @@ def unreachable() -> Rule:
     }
 
 
-def dumped(rules: list[Rule]) -> str:
+def dumped(name: str, rules: list[Rule]) -> str:
     """A file with these rules as one group: evaluated one after the other."""
-    groups = {"groups": [{"name": "ottoai", "interval": EVERY, "rules": rules}]}
+    groups = {"groups": [{"name": f"ottoai_{name}", "interval": EVERY, "rules": rules}]}
     return NOTE + yaml.safe_dump(groups, sort_keys=False, allow_unicode=True, width=118)
 
 

@@ -85,7 +85,11 @@ def _series(target: str, texts: Said, steps: int, began: float) -> Iterator[dict
 
 
 def _test(tests: list[dict[str, Any]]) -> str:
-    whole = {"rule_files": [str(MONITORING / name) for name in RULES], "evaluation_interval": f"{EVERY}s"}
+    whole = {
+        "rule_files": [str(MONITORING / name) for name in RULES],
+        "evaluation_interval": f"{EVERY}s",
+        "group_eval_order": ["ottoai_recording", "ottoai_alerts"],
+    }
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         json.dump({**whole, "tests": tests}, file)  # JSON is YAML
         file.flush()
