@@ -10,13 +10,14 @@ from typing import Any, Final
 import yaml
 
 from ottoai.indicators import INDICATORS, Bound, Condition, Indicator, Unit, shown
-from ottoai.measures import WATCHED, Enough, Quantile, Select, counting, promql_time, recorded
+from ottoai.measures import MINUTE, WATCHED, Enough, Quantile, Select, counting, promql_time, recorded
 
 EVERY: Final = "15s"  # half of the shortest duration in the table; docs/METRICS.md asks to scrape as often
 SEEN: Final = "ottoai_proc:seen"
 STARTED: Final = "max by (proc) (process_start_time_seconds)"
-# An alert that comes and goes is one alert: it ends when it was well for so long (as those that the service sends).
-DAMPED: Final = 120.0
+# An alert that comes and goes is one alert: it ends when it was well for so long, as those that the service sends.
+SETTLED: Final = 5 * MINUTE
+SETTLED_QUICK: Final = MINUTE  # of one that fires in less than a minute
 NOTE: Final = "# Generated from ottoai/indicators.py: python -m scripts.generate\n"
 
 VALUE: Final[dict[Unit, str]] = {  # of a state there is nothing to tell but no
@@ -66,7 +67,7 @@ def alert(indicator: Indicator, bound: Bound) -> Rule:
         "alert": indicator.prometheus_alert(bound),
         "expr": judged(f"{recorded(indicator.id)} {bound.op} {bound.at:.10g}", indicator.conditions),
         **({"for": promql_time(bound.seconds)} if bound.seconds else {}),
-        "keep_firing_for": promql_time(DAMPED),
+        "keep_firing_for": promql_time(SETTLED if bound.seconds >= MINUTE else SETTLED_QUICK),
         "labels": {"severity": bound.level, "indicator": indicator.id},
         "annotations": {
             "summary": f"{indicator.title}: {found}",
@@ -101,7 +102,7 @@ def unreachable() -> Rule:
         "alert": "OttoaiUnreachable",
         "expr": "absent(ready)",
         "for": "1m",
-        "keep_firing_for": promql_time(DAMPED),
+        "keep_firing_for": promql_time(SETTLED),
         "labels": {"severity": "critical", "indicator": "unreachable"},
         "annotations": {
             "summary": "No api process can be scraped",
