@@ -28,7 +28,7 @@ from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, 
 from ottoai.web.limits import Limit, limits
 from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
-from scripts import rescue_docs, rule_tests, rules
+from scripts import dashboard, rescue_docs, rule_tests, rules
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 MONITORING: Final = DOCS.parent / "monitoring"
@@ -258,6 +258,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield DOCS / "openapi.json", msgspec.json.format(openapi.encoded(), indent=2).decode() + "\n"
     yield MONITORING / "recording.yml", rules.recording()
     yield MONITORING / "alerts.yml", rules.alerts()
+    yield MONITORING / "dashboard.json", dashboard.dashboard()
     yield MONITORING / "tests" / "bounds.yml", rule_tests.tests()
 
 
