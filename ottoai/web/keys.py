@@ -10,6 +10,7 @@ from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
 from ottoai.ops.monitor import Monitor
+from ottoai.ops.probes import Prober
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
@@ -45,6 +46,7 @@ FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
 MONITOR = web.AppKey("monitor", Monitor)
+PROBER = web.AppKey("prober", Prober)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID = web.RequestKey("request_id", str)
