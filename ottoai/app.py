@@ -21,6 +21,10 @@ from ottoai.failing import Failing
 from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.alerting import Alerting
+from ottoai.ops.leader import Leader
+from ottoai.ops.silent import Silence
+from ottoai.ops.snapshot import Board
 from ottoai.ops.monitor import Clock, Monitor, utc
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
@@ -35,7 +39,7 @@ from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.jwks import PACE, Pace, open_keys
 from ottoai.web.middlewares import authenticate, observe
-from ottoai.web.ops_words import age
+from ottoai.web.ops_words import FILTERS
 from ottoai.web.routes import ROUTES, add_routes
 from ottoai.web.sockets import Sockets
 from ottoai.webhooks.receive import Directory, Ingest, from_spool
@@ -60,7 +64,7 @@ def build_app(config: Config, pace: Pace = PACE, clock: Clock = utc) -> web.Appl
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)
     app[keys.FAILING] = Failing(config.rate_limit_failures)
-    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True, filters={"age": age})
+    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True, filters=FILTERS)
     app.cleanup_ctx.append(partial(resources, pace=pace, clock=clock))
     app.on_response_prepare.append(sign)
     app.on_response_prepare.append(cors.expose)
@@ -94,7 +98,9 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
         app[keys.HEALTH] = Health(db, client, metrics)
         foreign = app[keys.FOREIGN] = Foreign(db.system(), metrics, [path for _, path, _ in ROUTES])
         gauges = app[keys.GAUGES] = Gauges(config, metrics, db, client, hub, Queues(queue.client(config)))
-        reporter = tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render)
+        reporter = tally.Reporter(
+            config.redis_url, "api", version=__version__, figures=metrics.render, clients=lambda: gauges.clients
+        )
         stack.enter_context(reporter)
 
         async def refresh() -> None:
@@ -102,6 +108,17 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
 
         indicators = effective(config.alert_bounds)
         monitor = app[keys.MONITOR] = Monitor(indicators, client, reporter.snapshot, refresh, metrics, clock)
+        leader = Leader(db.system(), client, reporter.name)
+        alerting = app[keys.ALERTS] = Alerting(monitor, db.system(), leader, telling=False)
+        silence = Silence(db.system(), metrics, monitor.clock)
+
+        async def readiness() -> dict[str, bool]:
+            return (await app[keys.HEALTH].readiness()).components
+
+        board = app[keys.BOARD] = Board(
+            config.environment, monitor, alerting, silence, db, client, readiness, gauges.depths
+        )
+        monitor.follow += [leader.look, alerting.look, silence.look, board.draw]
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)

@@ -9,7 +9,9 @@ from ottoai.db import Database
 from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.alerting import Alerting
 from ottoai.ops.monitor import Monitor
+from ottoai.ops.snapshot import Board
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
@@ -45,6 +47,8 @@ FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
 MONITOR = web.AppKey("monitor", Monitor)
+ALERTS = web.AppKey("alerts", Alerting)
+BOARD = web.AppKey("board", Board)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID = web.RequestKey("request_id", str)
