@@ -95,6 +95,7 @@ class Beat:
         count, oldest = await outbox.backlog(self._db.system())
         self._metrics.outbox_open.set(count)
         self._metrics.outbox_oldest_age_seconds.set(oldest)
+        self._metrics.outbox_dead.set(await outbox.dead(self._db.system()))
 
     async def _guarded(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -68,7 +68,8 @@ async def perform(context: Context, job_id: str) -> Outcome | None:
         return None
     started = time.perf_counter()
     with _traced(job.job, job.trace_context), bind(job_id=job.id, tenant_id=job.tenant_id):
-        status = await _attempt(context, job)
+        # What it stages goes on from here.
+        status = await _attempt(context, msgspec.structs.replace(job, trace_context=trace.traceparent()))
     if status is None:
         return None
     return Outcome(job.job, status, time.perf_counter() - started, job.waited_seconds, job.abandoned)

@@ -49,7 +49,8 @@ async def send_text(context: Context, job: Leased) -> None:
 
 async def _hand_over(context: Context, job: Leased, text: Text, sender: Sender) -> None:
     try:
-        provider_id = await sender.send(text, job.tenant_id)
+        with trace.span("send text", kind=trace.SpanKind.CLIENT, attributes={"peer.service": sender.name}):
+            provider_id = await sender.send(text, job.tenant_id)
     except NotSent as error:
         context.carriers.forget(job.tenant_id)
         await texts.unbegin(context.db.one(job.tenant_id), job, text)
@@ -80,7 +81,8 @@ async def _resolve(context: Context, job: Leased, text: Text) -> None:
     """A text that an earlier attempt may have handed over: ask its carrier."""
     try:
         sender = await context.carriers.of(job.tenant_id, text.sender)
-        provider_id = await sender.lookup(text, job.tenant_id)
+        with trace.span("look text up", kind=trace.SpanKind.CLIENT, attributes={"peer.service": sender.name}):
+            provider_id = await sender.lookup(text, job.tenant_id)
         if provider_id is not None:
             await _sent(context, job, text, provider_id)
         elif sender.exact:

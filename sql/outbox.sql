@@ -146,6 +146,10 @@ select
 from outbox
 where state = 'open';
 
+-- name: dead$
+-- How many jobs were given up and wait for an operator. Run as ottoai_system.
+select count(*) from outbox where state = 'dead';
+
 -- name: listed
 -- Jobs of one state, oldest first: what they are and how they fared, nothing of what they are about. `stood`: for how
 -- many seconds a dead one has been dead, an open one due (before that it is negative). Run as ottoai_system.

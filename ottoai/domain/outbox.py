@@ -120,6 +120,12 @@ async def backlog(system: Session) -> tuple[int, float]:
     return row["open"], row["oldest_seconds"]
 
 
+async def dead(system: Session) -> int:
+    """How many jobs were given up and wait for an operator."""
+    count: int = await queries().outbox.dead(system)
+    return count
+
+
 async def listed(system: Session, state: str, tenant_id: str | None, limit: int) -> list[Standing]:
     """Jobs of one state, oldest first; of one tenant, or of all."""
     rows = queries().outbox.listed(system, state=state, tenant=tenant_id, limit=limit)

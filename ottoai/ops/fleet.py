@@ -16,7 +16,7 @@ from ottoai import tally
 from ottoai.indicators import Indicator
 from ottoai.measures import DAY, HOUR, Quantile, Select, Told
 from ottoai.ops.history import History
-from ottoai.tally import Sample, Snapshot
+from ottoai.tally import Snapshot
 
 KEPT: Final = 6.2 * HOUR  # the longest window of a measure, and a little
 FINE: Final = 660.0  # seconds for which every look is remembered; older ones are thinned out to one a minute
@@ -175,11 +175,12 @@ class Fleet:
                     self._gauges.setdefault(sample.name, []).append(Told(snapshot.name, sample.labels, sample.value))
                 continue
             for which, slot in self._counters.get(sample.name, ()):
-                if _meant(which, snapshot, sample):
-                    values[slot] += sample.value
-                    seen.add(which.promql())
+                if _of_kind(which, snapshot):
+                    seen.add(which.promql())  # who tells the metric, and nothing of what is selected, tells 0 of that
+                    if which.matches(sample.labels):
+                        values[slot] += sample.value
             for which in self._histograms.get(sample.name, ()):
-                if _meant(which, snapshot, sample):
+                if _of_kind(which, snapshot) and which.matches(sample.labels):
                     name = which.promql()
                     slot = self._edge(name, float(sample.labels["le"]))
                     _enlarge(values, slot + 1)
@@ -204,8 +205,8 @@ class Fleet:
             del self._looks[place - 1]
 
 
-def _meant(which: Select, snapshot: Snapshot, sample: Sample) -> bool:
-    return (which.kind is None or which.kind == snapshot.kind) and which.matches(sample.labels)
+def _of_kind(which: Select, snapshot: Snapshot) -> bool:
+    return which.kind is None or which.kind == snapshot.kind
 
 
 def _add_growth(totals: "array[float]", before: "array[float]", now: "array[float]") -> None:

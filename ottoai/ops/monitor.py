@@ -62,6 +62,7 @@ class Monitor:
         self._local = local
         self._refresh = refresh
         self._metrics = metrics
+        self._one_at_a_time = asyncio.Lock()
         self._since: dict[str, tuple[Verdict, datetime]] = {}
 
     async def run(self) -> None:
@@ -73,11 +74,12 @@ class Monitor:
 
     async def run_once(self) -> None:
         """One look, and what follows from it. Raises nothing: the watch must go on."""
-        for step in (self._refresh, self._look, *self.follow):
-            try:
-                await step()
-            except Exception:  # the edge of the watch: one broken part must not stop the others
-                log.exception("Watch stumbled")
+        async with self._one_at_a_time:
+            for step in (self._refresh, self._look, *self.follow):
+                try:
+                    await step()
+                except Exception:  # the edge of the watch: one broken part must not stop the others
+                    log.exception("Watch stumbled")
 
     async def _look(self) -> None:
         now = self.clock()
