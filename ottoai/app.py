@@ -21,11 +21,9 @@ from ottoai.failing import Failing
 from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
-from ottoai.ops.alerting import Alerting
-from ottoai.ops.leader import Leader
-from ottoai.ops.silent import Silence
-from ottoai.ops.snapshot import Board
 from ottoai.ops.monitor import Clock, Monitor, utc
+from ottoai.ops.snapshot import Board
+from ottoai.ops.watch import open_watch
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.realtime.hub import open_hub
@@ -108,17 +106,15 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
 
         indicators = effective(config.alert_bounds)
         monitor = app[keys.MONITOR] = Monitor(indicators, client, reporter.snapshot, refresh, metrics, clock)
-        leader = Leader(db.system(), client, reporter.name)
-        alerting = app[keys.ALERTS] = Alerting(monitor, db.system(), leader, telling=False)
-        silence = Silence(db.system(), metrics, monitor.clock)
+        watch = app[keys.WATCH] = await stack.enter_async_context(
+            open_watch(config, monitor, db.system(), client, metrics)
+        )
+        app[keys.ALERTS] = watch.alerting
 
-        async def readiness() -> dict[str, bool]:
+        async def components() -> dict[str, bool]:
             return (await app[keys.HEALTH].readiness()).components
 
-        board = app[keys.BOARD] = Board(
-            config.environment, monitor, alerting, silence, db, client, readiness, gauges.depths
-        )
-        monitor.follow += [leader.look, alerting.look, silence.look, board.draw]
+        app[keys.BOARD] = Board(config.environment, monitor, watch, db.system(), client, components, gauges.depths)
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
@@ -126,10 +122,11 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
             for pool in db.pools:
                 await pool.warm()
             await app[keys.REVOKED].refresh(db.system())
+            await watch.archive.restore()
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)
         loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run)
-        await stack.enter_async_context(running(*loops))
+        await stack.enter_async_context(running(*loops, *watch.loops))
         yield
 
 

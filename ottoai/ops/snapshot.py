@@ -1,4 +1,4 @@
-"""Gathers what the status page shows: all parts at once, none waited for longer than a second, shared by all who ask."""
+"""Gathers what the status page shows: its parts at once, none for longer than a second; shared by all who ask."""
 
 import asyncio
 import re
@@ -7,19 +7,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
-import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from ottoai import __version__, tally
-from ottoai.db import Database, Session, queries
+from ottoai.db import Session, queries
 from ottoai.domain import audit, failed_jobs, paused, periodic
 from ottoai.errors import StoreUnavailable
-from ottoai.ops.alerting import Alerting
 from ottoai.ops.monitor import Monitor
-from ottoai.ops.silent import Silence
 from ottoai.ops.sparks import Spark, sparks
 from ottoai.ops.status import Connections, Jobs, Process, Quarantine, Queue, Status, words
+from ottoai.ops.watch import Watch
 from ottoai.queue import QUEUES, Depth
 from ottoai.webhooks import quarantine
 
@@ -45,18 +43,16 @@ class Board:
         self,
         environment: str,
         monitor: Monitor,
-        alerts: Alerting,
-        silence: Silence,
-        db: Database,
+        watch: Watch,
+        system: Session,
         client: redis.asyncio.Redis,
         readiness: Readiness,
         depths: Depths,
     ) -> None:
         self._environment = environment
         self._monitor = monitor
-        self._alerts = alerts
-        self._silence = silence
-        self._system: Session = db.system()
+        self._watch = watch
+        self._system = system
         self._redis = client
         self._readiness = readiness
         self._depths = depths
@@ -64,6 +60,7 @@ class Board:
         self._drawn: datetime | None = None
         self._gathering: asyncio.Task[Status] | None = None
         self._until = 0.0
+        monitor.follow.append(self.draw)
 
     async def status(self) -> Status:
         """How everything stands; at most a second old, and gathered once however many ask. Raises nothing."""
@@ -90,7 +87,7 @@ class Board:
                 _part(periodic.last(system)),
                 _part(paused.paused(system)),
                 _part(_quarantine(system)),
-                _part(self._alerts.past(system, SHOWN)),
+                _part(self._watch.alerting.past(system, SHOWN)),
                 _part(audit.recent(system, SHOWN)),
             ),
         )
@@ -98,7 +95,8 @@ class Board:
         heard = snapshots is not None and depths is not None
         answered = any(part is not None for part in of_database)
         now, report = datetime.now(UTC), self._monitor.report
-        known = snapshots or self._monitor.snapshots[:1]  # our own at least
+        own = self._monitor.snapshots[:1]
+        known = own + [each for each in snapshots or () if each.name not in {mine.name for mine in own}]
         self._until = time.monotonic() + SHARED
         return Status(
             at=now,
@@ -111,7 +109,7 @@ class Board:
             database=answered,
             looked_at=report.at,
             ready=dict(ready or {}),
-            alerts=list(self._alerts.active),
+            alerts=list(self._watch.alerting.active),
             indicators=report.readings,
             sparks=self._sparks,
             processes=_processes(known, now),
@@ -120,7 +118,7 @@ class Board:
             jobs=jobs,
             quarantine=quarantined,
             connections=_connections(known, now),
-            silent=self._silence.tenants,
+            silent=self._watch.silence.tenants,
             history=history,
             audit=done,
         )
@@ -223,8 +221,8 @@ def _queues(
         found.append(
             Queue(
                 name=name,
-                length=depth and depth.length,
-                oldest_seconds=depth and depth.oldest_seconds,
+                length=depth.length if depth else None,
+                oldest_seconds=depth.oldest_seconds if depth else None,
                 paused=of.get(name),
                 **staged,
             )

@@ -34,9 +34,11 @@ def _spark(found: list[float | None]) -> Spark:
     return Spark(points=points, least=min(known, default=None), most=max(known, default=None))
 
 
-@lru_cache(200)  # more than there are indicators: a line changes once a quarter of an hour, and is asked for all the time
+@lru_cache(
+    200
+)  # more than there are indicators: a line changes once a quarter of an hour, and is asked for all the time
 def line(points: tuple[float | None, ...]) -> str:
-    """The line through the points as the `d` of an SVG path, in steps as short as can be; gaps where nothing is known."""
+    """The line through the points as the `d` of an SVG path, in short steps; gaps where nothing is known."""
     known = [value for value in points if value is not None]
     least, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
     drawn: list[str] = []

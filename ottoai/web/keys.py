@@ -12,6 +12,7 @@ from ottoai.metrics import Metrics
 from ottoai.ops.alerting import Alerting
 from ottoai.ops.monitor import Monitor
 from ottoai.ops.snapshot import Board
+from ottoai.ops.watch import Watch
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
@@ -49,6 +50,7 @@ HEALTH = web.AppKey("health", Health)
 MONITOR = web.AppKey("monitor", Monitor)
 ALERTS = web.AppKey("alerts", Alerting)
 BOARD = web.AppKey("board", Board)
+WATCH = web.AppKey("watch", Watch)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -1,4 +1,4 @@
-"""Who may open the operator pages, by basic authentication, and what their answers carry. The pages: `status` and others."""
+"""Who may open the operator pages (basic authentication), and what their answers carry."""
 
 import base64
 import hmac

@@ -134,20 +134,20 @@ def _rest(status: Status) -> Iterator[str]:
 
 
 def _well(readings: Sequence[Reading]) -> Iterator[str]:
-    for verdict, heading in (("ok", "WELL"), ("none", "NOT JUDGED")):
-        found = [each for each in readings if each.verdict == verdict]
-        if found:
+    def told(heading: str, found: Iterable[tuple[str, str]]) -> Iterator[str]:
+        said = list(found)
+        if said:
             yield ""
             yield heading
         for group in GROUPS:
-            said = [_short(each) for each in found if each.group == group]
-            if said:
-                yield from textwrap.wrap(f"{group}: {'; '.join(said)}", WIDTH, subsequent_indent="  ")
+            if of_group := [words for name, words in said if name == group]:
+                yield from textwrap.wrap(f"{group}: {'; '.join(of_group)}", WIDTH, subsequent_indent="  ")
 
-
-def _short(reading: Reading) -> str:
-    why = f" ({meaning(reading)})" if reading.verdict == "none" and reading.value is not None else ""
-    return f"{reading.title} {reading.shown}{why}"
+    known = [each for each in readings if each.value is not None]
+    yield from told("WELL", ((each.group, f"{each.title} {each.shown}") for each in known if each.verdict == "ok"))
+    unjudged = [each for each in known if each.verdict == "none"]
+    yield from told("NOT JUDGED", ((each.group, f"{each.title} {each.shown} ({meaning(each)})") for each in unjudged))
+    yield from told("NO DATA", ((each.group, each.title) for each in readings if each.value is None))
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

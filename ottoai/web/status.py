@@ -11,7 +11,6 @@ from aiohttp import web
 
 from ottoai.errors import InvalidInput
 from ottoai.indicators import GROUPS
-from ottoai.config import OpsUser
 from ottoai.web import keys, ops, ops_text, ops_words
 
 PAGE = 100  # alerts on a page of their history
@@ -21,14 +20,19 @@ async def page(request: web.Request) -> web.Response:
     """The status page."""
     if (user := ops.admitted(request)) is None:
         return ops.challenge()
-    token = _token(request, user)
     status = await request.app[keys.BOARD].status()
-    state = {"status": status, "csrf": token, "groups": GROUPS, "places": ops_words.PLACES}
+    state = {
+        "status": status,
+        "may_act": user.role == "operator",
+        "csrf": "",
+        "groups": GROUPS,
+        "places": ops_words.PLACES,
+    }
     return await rendered(request, "ops.html", state)
 
 
 async def text(request: web.Request) -> web.Response:
-    """The same for a terminal; the first line is the verdict. 200 whatever it is: that it could be told is all right."""
+    """The same for a terminal; the verdict first. 200 whatever it is: that it can be told is no failure."""
     if ops.admitted(request) is None:
         return ops.challenge()
     status = await request.app[keys.BOARD].status()
@@ -38,10 +42,9 @@ async def text(request: web.Request) -> web.Response:
 
 async def json(request: web.Request) -> web.Response:
     """The same for a program: `ottoai.ops.status.Status`."""
-    if (user := ops.admitted(request)) is None:
+    if ops.admitted(request) is None:
         return ops.challenge()
     status = await request.app[keys.BOARD].status()
-    status = msgspec.structs.replace(status, csrf=_token(request, user))
     body = await asyncio.to_thread(msgspec.json.encode, status)
     headers = {**ops.HEADERS, "X-Verdict": status.verdict}
     return web.Response(body=body, content_type="application/json", headers=headers)
@@ -55,19 +58,14 @@ async def alerts(request: web.Request) -> web.Response:
     if before is not None and not (before.isascii() and before.isdigit() and len(before) < 19):
         raise InvalidInput("before: must be the id of an alert")
     system = request.app[keys.DB].system()
-    found = await request.app[keys.ALERTS].past(system, PAGE + 1, before and int(before))
+    found = await request.app[keys.ALERTS].past(system, PAGE + 1, int(before) if before else None)
     state = {
         "alerts": found[:PAGE],
         "now": request.app[keys.MONITOR].clock(),
         "active": request.app[keys.ALERTS].active,
         "further": found[PAGE - 1].id if len(found) > PAGE else None,
     }
-    return await rendered(request, "alerts.html", state)
-
-
-def _token(request: web.Request, user: OpsUser) -> str | None:
-    """What the forms of an operator's page carry; a viewer's has none."""
-    return None
+    return await rendered(request, "ops_alerts.html", state)
 
 
 async def rendered(request: web.Request, template: str, state: dict[str, Any]) -> web.Response:

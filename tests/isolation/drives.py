@@ -221,6 +221,9 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
     ("POST", "/twilio/{kind}/{hook}"): twilio_webhook,
     ("POST", "/clerk/webhook"): clerk,
     ("GET", "/ops"): public(),
+    ("GET", "/ops.txt"): public(),
+    ("GET", "/ops.json"): public(),
+    ("GET", "/ops/alerts"): public("", "?before=1"),
     ("GET", "/ops/quarantine"): public(f"?tenant={B.id}"),
     ("POST", "/ops/quarantine/replay"): lambda path: [
         Ask(path, f"id={B.uuid(6)}".encode(), FORM),
