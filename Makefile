@@ -65,8 +65,8 @@ ops\:daily: $(STAMP)  ## Each morning: indicators, components, workers of the se
 ops\:weekly: $(STAMP)  ## Each week: both smoke tests of the service at BASE, and verify:foundations (TOKEN, DEV_KEY)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh weekly
 
-ops\:monthly: $(STAMP)  ## Each month: what retention left, the month's alerts, and bench (WHAT=name for one)
-	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" WHAT='$(WHAT)' scripts/operations.sh monthly
+ops\:monthly: $(STAMP)  ## Each month: what retention left, the month's alerts, sizes (DATABASE_URL)
+	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh monthly
 
 lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
 	for name in requirements requirements-build; do \

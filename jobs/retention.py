@@ -1,5 +1,5 @@
-"""Forgets what has been kept long enough: events, payloads, idempotency keys, what was heard, jobs done, what was watched.
-Periodic.
+"""Forgets what has been kept long enough: events, payloads, idempotency keys, what was heard, jobs done, what the watch
+saw. Periodic.
 
 Deletes in small batches with pauses, so that it holds no lock for long and leaves the disk to others.
 """

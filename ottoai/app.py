@@ -21,6 +21,7 @@ from ottoai.failing import Failing
 from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Clock, Monitor, utc
 from ottoai.ops.snapshot import Board
 from ottoai.ops.watch import open_watch
@@ -115,6 +116,7 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
             return (await app[keys.HEALTH].readiness()).components
 
         app[keys.BOARD] = Board(config.environment, monitor, watch, db.system(), client, components, gauges.depths)
+        kicks = app[keys.KICKS] = Kicks(client, hub.connections, app[keys.SOCKETS].close)
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
@@ -125,7 +127,7 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
             await watch.archive.restore()
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)
-        loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run)
+        loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run, kicks.run)
         await stack.enter_async_context(running(*loops, *watch.loops))
         yield
 

@@ -24,6 +24,7 @@ ANY: Final[tuple[str, ...]] = ()  # a label whose values cannot be listed before
 PROVIDERS: Final = ("callrail", "twilio", "clerk")
 DISCONNECTS: Final = (
     "client", "heartbeat_timeout", "slow", "expired", "malformed", "too_large", "draining", "epoch", "error",
+    "kicked",
 )  # fmt: skip
 RATE_LIMITS: Final = ("user", "tenant", "route", "address")
 RECONCILED: Final = (

@@ -9,7 +9,7 @@ Usage: [BASE=…] [TOKEN=…] [DEV_KEY=…] scripts/operations.sh daily|weekly|m
 
   daily    the indicators, every component of /ready, every worker and beat
   weekly   smoke:foundations and smoke:realtime against BASE, verify:foundations of this checkout
-  monthly  what retention left, the month's alerts, sizes (psql and DATABASE_URL, or `make run`), and make bench
+  monthly  what retention left, the month's alerts, sizes (psql, and DATABASE_URL or `make run`)
 
 METRICS_TOKEN as for the snapshot. Prints what each found, then the verdict, and what is left to do by hand.
 Exits 0 when all are well, 1 when one is not, 2 for wrong words.
@@ -87,8 +87,8 @@ case $when in
     ;;
   monthly)
     part 'retention, alerts, sizes' look_back
-    part 'make bench' make --no-print-directory -C "$ROOT" bench "WHAT=${WHAT:-}"
-    by_hand 'rotate DEV_KEYS, OPS_USERS, METRICS_TOKEN (docs/OPERATIONS.md, Keys)' \
+    by_hand 'how fast is it? make bench, on a quiet machine: some minutes' \
+      'rotate DEV_KEYS, OPS_USERS, METRICS_TOKEN (docs/OPERATIONS.md, Keys)' \
       'alerts that woke somebody for nothing: ALERT_BOUNDS' 'restore a backup somewhere else (docs/OPERATIONS.md)'
     ;;
 esac

@@ -16,7 +16,7 @@ delete from ops_leases where name = :name and holder = :holder;
 -- Alerts that are not over.
 select
     id, name, level, state, pending_at, fired_at, resolved_at, value, acknowledged_at, acknowledged_by,
-    fired_notified_at, resolved_notified_at
+    fired_notified_at, resolved_notified_at, quiet_since, blank_since
 from alerts
 where state <> 'resolved';
 
@@ -24,7 +24,7 @@ where state <> 'resolved';
 -- Alerts that were told of, and whose end was not; older ones than `since` no longer matter to anybody.
 select
     id, name, level, state, pending_at, fired_at, resolved_at, value, acknowledged_at, acknowledged_by,
-    fired_notified_at, resolved_notified_at
+    fired_notified_at, resolved_notified_at, quiet_since, blank_since
 from alerts
 where
     state = 'resolved' and resolved_at > :since
@@ -35,7 +35,7 @@ order by resolved_at;
 -- Alerts that are over, the latest first, from behind that one on.
 select
     id, name, level, state, pending_at, fired_at, resolved_at, value, acknowledged_at, acknowledged_by,
-    fired_notified_at, resolved_notified_at
+    fired_notified_at, resolved_notified_at, quiet_since, blank_since
 from alerts
 where
     state = 'resolved'
@@ -66,18 +66,22 @@ changed as (
         resolved_at = coalesce(resolved_at, :resolved_at::timestamptz),
         value = :value,
         fired_notified_at = coalesce(fired_notified_at, :fired_notified_at::timestamptz),
-        resolved_notified_at = coalesce(resolved_notified_at, :resolved_notified_at::timestamptz)
+        resolved_notified_at = coalesce(resolved_notified_at, :resolved_notified_at::timestamptz),
+        quiet_since = :quiet_since::timestamptz,
+        blank_since = :blank_since::timestamptz
     where id = (select s.id from same as s) and (state <> 'resolved' or :state = 'resolved')
     returning id
 ),
 
 added as (
     insert into alerts (
-        name, level, state, pending_at, fired_at, resolved_at, value, fired_notified_at, resolved_notified_at
+        name, level, state, pending_at, fired_at, resolved_at, value, fired_notified_at, resolved_notified_at,
+        quiet_since, blank_since
     )
     select
         :name, :level, :state, :pending_at::timestamptz, :fired_at::timestamptz, :resolved_at::timestamptz, :value,
-        :fired_notified_at::timestamptz, :resolved_notified_at::timestamptz
+        :fired_notified_at::timestamptz, :resolved_notified_at::timestamptz, :quiet_since::timestamptz,
+        :blank_since::timestamptz
     where not exists (select from same)
     returning id
 )

@@ -3,13 +3,16 @@
 -- name: due
 -- Open jobs that nobody has or is about to have; each is put off by `put_off`, so that the next tick leaves it alone
 -- while it waits in its queue. In turns: the oldest of every tenant, then the second oldest; who has jobs waiting
--- already has had as many turns. So a tenant with many does not hold the others up. Run as ottoai_system.
+-- already has had as many turns. So a tenant with many does not hold the others up. Those of paused queues are left
+-- alone. Run as ottoai_system.
 with due as (
     select t.id as tenant_id, d.id, d.enqueue_at, row_number() over (partition by t.id order by d.enqueue_at) as turn
     from tenants as t
     cross join lateral (
         select o.id, o.enqueue_at from outbox as o
-        where o.tenant_id = t.id and o.state = 'open' and o.enqueue_at <= now()
+        where
+            o.tenant_id = t.id and o.state = 'open' and o.enqueue_at <= now()
+            and o.queue <> all(array(select p.queue from paused_queues as p))
         order by o.enqueue_at
         limit :limit
     ) as d
@@ -43,13 +46,16 @@ where id = any(array(select p.id from picked as p))
 returning id::text, queue, tenant_id;
 
 -- name: lease
--- Takes open jobs for `lease`, but for those that another worker has. `abandoned` says that the attempt before this one
--- ended without a word (whatever else ends one takes its lease away): its worker was killed. Run as ottoai_system,
--- since jobs' ids are all a worker is told.
+-- Takes open jobs for `lease`, but for those that another worker has, or that belong to a paused queue, through
+-- whichever queue of Redis they came. `abandoned` says that the attempt before this one ended without a word (whatever
+-- else ends one takes its lease away): its worker was killed. Run as ottoai_system, since jobs' ids are all a worker is
+-- told.
 with found as (
     select id, leased_until is not null as abandoned
     from outbox
-    where id = any(:ids::uuid[]) and state = 'open' and (leased_until is null or leased_until <= now())
+    where
+        id = any(:ids::uuid[]) and state = 'open' and (leased_until is null or leased_until <= now())
+        and queue <> all(array(select p.queue from paused_queues as p))
     order by id -- two workers that meet over the same ids wait for each other in one order
     for update
 )

@@ -1,7 +1,8 @@
 """The watch with the clock in hand: real causes happen in real time, and what has to last is looked at in steps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,9 +14,11 @@ from aiohttp.test_utils import TestServer
 from ottoai import tally
 from ottoai.app import build_app
 from ottoai.config import Config
-from ottoai.indicators import VERDICTS, Bound, Indicator
+from ottoai.indicators import INDICATORS, VERDICTS, Bound, Indicator
+from ottoai.measures import Unusual
 from ottoai.ops.reading import Reading
 from ottoai.web import keys
+from tests import promtool
 from tests.background import locked
 
 STEP = 30.0  # seconds of the watch's clock between two looks: what a scrape of every half minute sees
@@ -108,7 +111,7 @@ class Watch:
                 repeated = self.ahead
             await self.look(step)
             self._is(name, level)
-        await self.agree(name, bound)
+        await self.agree(name, bound, lasted=True)
 
     def _is(self, name: str, level: str) -> None:
         """A busy machine may make it worse than the cause alone does."""
@@ -119,13 +122,30 @@ class Watch:
         """The sum of a counter's series in this process."""
         return sum(each.value for each in tally.samples(self.app[keys.METRICS].render()) if each.name == metric)
 
-    async def agree(self, name: str, bound: Bound) -> None:
-        """Page, text, JSON, alert and rule say the same."""
+    async def agree(self, name: str, bound: Bound, *, lasted: bool) -> None:
+        """Page, text, JSON and Prometheus say the same; and when it has `lasted`, alerts fire."""
+        indicator = self.indicator(name)
+        if promtool.PROMTOOL and not isinstance(indicator.measure, Unusual):  # which wants days of figures
+            await asyncio.to_thread(self._prometheus, indicator, bound, lasted)
+
+    def _prometheus(self, indicator: Indicator, bound: Bound, lasted: bool) -> None:
+        needed = set(
+            re.findall(r"[a-z_]+", "".join(each.promql() for each in (indicator.measure, *indicator.conditions)))
+        )
+        said = [(at, "\n".join(_about(text, needed))) for at, text in self.said]
+        value = f"ottoai:{indicator.id}"
+        answers = promtool.evaluate(said, value, promtool.FIRING)
+        (told,) = answers[value].values()
+        assert bound.passed(told), (indicator.id, told, self.reading(indicator.id).value)
+        if lasted and bound in next(each for each in INDICATORS if each.id == indicator.id).bounds:
+            firing = {dict(labels)["alertname"] for labels in answers[promtool.FIRING]}
+            assert indicator.prometheus_alert(bound) in firing
 
     async def agree_on(self, name: str, level: str) -> None:
         """The cause at hand has this indicator pass its bound of this level, too."""
         self._is(name, level)
-        await self.agree(name, next(each for each in self.indicator(name).bounds if each.level == level))
+        bound = next(each for each in self.indicator(name).bounds if each.level == level)
+        await self.agree(name, bound, lasted=False)
 
     async def settled(self, *well: str) -> None:
         """Two looks, after which these indicators are well."""
@@ -133,6 +153,14 @@ class Watch:
         await self.look()
         for name in well:
             assert self.reading(name).verdict in {"ok", "none"}, self.reading(name)
+
+
+def _about(text: str, metrics: set[str]) -> Iterator[str]:
+    """The lines of a Prometheus text that are about some metrics."""
+    for line in text.split("\n"):
+        name = re.split(r"[ {]", line.removeprefix("# TYPE ").removeprefix("# HELP "), maxsplit=1)[0]
+        if name in metrics or re.sub("_(bucket|count|sum)$", "", name) in metrics:
+            yield line
 
 
 @asynccontextmanager

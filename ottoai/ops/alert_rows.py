@@ -9,7 +9,7 @@ from ottoai.ops.alerts import Alert
 
 _WRITTEN: Final = (
     "name", "level", "state", "pending_at", "fired_at", "resolved_at", "value", "fired_notified_at",
-    "resolved_notified_at",
+    "resolved_notified_at", "quiet_since", "blank_since",
 )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 LEVELS: Final[dict[Severity, int]] = {
     "info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR,
 }  # fmt: skip
+# When one of these is another than in its row, an alert is written.
+CHANGING: Final = ("state", "fired_at", "value", "fired_notified_at", "quiet_since", "blank_since")
 REMEMBERED: Final = 500  # alerts that ended and are yet to be written or told: more than one bad night has
 STALE: Final = timedelta(days=1)  # the end of an alert that nobody could be told of for so long is no news
 WRITING: Final = 2.0  # seconds for all rows of a look; what is left is written at the next
@@ -197,9 +199,7 @@ class Alerting:
 
 
 def _differs(alert: Alert, row: Alert | None) -> bool:
-    return row is None or any(
-        getattr(alert, name) != getattr(row, name) for name in ("state", "fired_at", "value", "fired_notified_at")
-    )
+    return row is None or any(getattr(alert, name) != getattr(row, name) for name in CHANGING)
 
 
 def _fields(alert: Alert) -> dict[str, object]:

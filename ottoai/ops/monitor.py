@@ -62,8 +62,8 @@ class Monitor:
         self._local = local
         self._refresh = refresh
         self._metrics = metrics
-        self._one_at_a_time = asyncio.Lock()
         self._since: dict[str, tuple[Verdict, datetime]] = {}
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -74,7 +74,7 @@ class Monitor:
 
     async def run_once(self) -> None:
         """One look, and what follows from it. Raises nothing: the watch must go on."""
-        async with self._one_at_a_time:
+        async with self._looking:
             for step in (self._refresh, self._look, *self.follow):
                 try:
                     await step()

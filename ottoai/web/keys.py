@@ -10,6 +10,7 @@ from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
 from ottoai.ops.alerting import Alerting
+from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Monitor
 from ottoai.ops.snapshot import Board
 from ottoai.ops.watch import Watch
@@ -47,6 +48,7 @@ GAUGES = web.AppKey("gauges", Gauges)
 FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
+KICKS = web.AppKey("kicks", Kicks)
 MONITOR = web.AppKey("monitor", Monitor)
 ALERTS = web.AppKey("alerts", Alerting)
 BOARD = web.AppKey("board", Board)

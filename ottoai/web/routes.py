@@ -8,6 +8,7 @@ from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
 from ottoai.web import (
+    actions,
     asyncapi,
     demo,
     docs,
@@ -15,6 +16,7 @@ from ottoai.web import (
     internal,
     keys,
     openapi,
+    ops_lists,
     problem,
     quarantine,
     status,
@@ -57,8 +59,16 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ops.txt", status.text),
     ("GET", "/ops.json", status.json),
     ("GET", "/ops/alerts", status.alerts),
+    ("GET", "/ops/jobs", ops_lists.jobs),
+    ("GET", "/ops/jobs/{id}", ops_lists.job),
     ("GET", "/ops/quarantine", quarantine.page),
-    ("POST", "/ops/quarantine/replay", quarantine.replay),
+    ("GET", "/ops/audit", ops_lists.audit_log),
+    ("POST", "/ops/jobs/retry", actions.retry),
+    ("POST", "/ops/jobs/discard", actions.discard),
+    ("POST", "/ops/quarantine/replay", actions.replay),
+    ("POST", "/ops/connections/kick", actions.kick),
+    ("POST", "/ops/queues/pause", actions.pause),
+    ("POST", "/ops/queues/resume", actions.resume),
     ("GET", "/demo", demo.page),
     ("GET", "/demo/token", demo.token),
     ("GET", "/demo/samples/{name:missed|unnoticed|reply}", demo.sample),

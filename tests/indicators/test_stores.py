@@ -102,7 +102,7 @@ async def test_queries_that_hang(watch, token):
 
     await watch.passes("db_slow", "info", hang(0.4, 1))
     await watch.passes("db_query", "warning", hang(0.3, 9))
-    await watch.passes("db_slow", "warning", hang(0.4, 20))
+    await watch.passes("db_slow", "warning", hang(0.5, 60))
     await watch.passes("db_wait", "warning", hang(0.5, 30))
     await watch.passes("db_query", "critical", hang(1.2, 30))
     await watch.passes("db_wait", "critical", hang(1.7, 60))
