@@ -233,6 +233,7 @@ UNDESCRIBED: Final = frozenset(
         ("POST", "/ops/jobs/retry"),
         ("POST", "/ops/jobs/discard"),
         ("POST", "/ops/quarantine/replay"),
+        ("POST", "/ops/alerts/acknowledge"),
         ("POST", "/ops/connections/kick"),
         ("POST", "/ops/queues/pause"),
         ("POST", "/ops/queues/resume"),

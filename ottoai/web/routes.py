@@ -66,6 +66,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/ops/jobs/retry", actions.retry),
     ("POST", "/ops/jobs/discard", actions.discard),
     ("POST", "/ops/quarantine/replay", actions.replay),
+    ("POST", "/ops/alerts/acknowledge", actions.acknowledge),
     ("POST", "/ops/connections/kick", actions.kick),
     ("POST", "/ops/queues/pause", actions.pause),
     ("POST", "/ops/queues/resume", actions.resume),

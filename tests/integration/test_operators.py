@@ -30,6 +30,7 @@ BUTTONS = {
     "/ops/jobs/retry": {"id": NOBODY},
     "/ops/jobs/discard": {"id": NOBODY},
     "/ops/quarantine/replay": {"id": NOBODY},
+    "/ops/alerts/acknowledge": {"id": "7"},
     "/ops/connections/kick": {"id": NOBODY},
     "/ops/queues/pause": {"queue": DEFAULT},
     "/ops/queues/resume": {"queue": DEFAULT},
@@ -198,10 +199,11 @@ async def test_a_job_that_nobody_wants_is_discarded_once_and_its_cause_stays(db,
 
 @pytest.mark.parametrize("path", [path for path, fields in BUTTONS.items() if "id" in fields])
 async def test_what_is_not_there_is_404_and_written_down(olga, token, path, database_url):
-    for unknown in (NOBODY, "nonsense"):
+    well_formed = BUTTONS[path]["id"]
+    for unknown in (well_formed, "nonsense"):
         assert (await olga.post(path, csrf=token, id=unknown)).status == 404
     [(actor, _, target, outcome)] = audited(database_url)
-    assert (actor, target, outcome) == ("olga", NOBODY, "not found")
+    assert (actor, target, outcome) == ("olga", well_formed, "not found")
 
 
 async def test_ten_thousand_dead_jobs_are_seen_in_pages_and_all_retried(db, demo, olga, press, queues, database_url):
@@ -282,6 +284,20 @@ async def test_the_trace_is_linked_where_one_can_be_looked_at(database_url, redi
     for path in ("/ops/jobs", f"/ops/jobs/{job}"):
         page = await Operator(str(server.make_url("")).rstrip("/")).get(path)
         assert 'href="https://traces.example.com/t/0123456789abcdef0123456789abcdef"' in page.text
+
+
+async def test_an_alert_is_acknowledged_once(press, database_url):
+    sql = (
+        "insert into alerts (name, level, state, pending_at, fired_at)"
+        " values (%s, 'critical', %s, now(), now()) returning id"
+    )
+    [(firing,)] = execute(database_url, sql, "http_p95.critical", "firing")
+    [(over,)] = execute(database_url, sql, "http_p95.critical", "resolved")
+    assert await press("/ops/alerts/acknowledge", id=str(firing)) == "acknowledged"
+    for alert in (firing, over):
+        assert (await press("/ops/alerts/acknowledge", id=str(alert))).startswith("nothing to do")
+    of_both = "select acknowledged_by from alerts where id in (%s, %s) order by id"  # the watch may have found more
+    assert execute(database_url, of_both, firing, over) == [("olga",), (None,)]
 
 
 async def test_a_paused_queue_is_left_alone_and_the_others_go_on(

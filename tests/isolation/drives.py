@@ -52,7 +52,7 @@ class Ask:
 
 PRESSED: Final = (
     "/ops/jobs/retry", "/ops/jobs/discard", "/ops/quarantine/replay", "/ops/connections/kick",
-    "/ops/queues/pause", "/ops/queues/resume",
+    "/ops/alerts/acknowledge", "/ops/queues/pause", "/ops/queues/resume",
 )  # fmt: skip
 
 
