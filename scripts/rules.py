@@ -87,7 +87,7 @@ def links(anchor: str, number: int) -> dict[str, str]:
     return {
         "runbook_url": f"docs/OPERATIONS.md#{anchor}",
         "dashboard_url": f"/d/ottoai?viewPanel={number}",
-        "page_url": f"/ops#{anchor}",
+        "page_url": f"/ops#indicator-{anchor}",
     }
 
 

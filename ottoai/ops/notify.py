@@ -154,7 +154,7 @@ def message(alert: Alert, page: str) -> dict[str, Any]:
         *([("Lasted", _duration(alert))] if over else []),
     ]
     summary = f"{'Resolved' if over else alert.level.upper()}: {alert.title}"
-    link = f"{page}#{alert.indicator}" if page else ""
+    link = f"{page}#indicator-{alert.indicator}" if page else ""
     return {
         "text": _escaped(summary if over else f"{summary}: {alert.shown} ({alert.threshold})"),
         "attachments": [

@@ -100,7 +100,7 @@ async def test_the_message_says_what_where_and_what_to_do(start, slack, clock):
     (message,) = [each for each in slack.messages if WORKER in each["text"]]
     assert message["text"] == "CRITICAL: A worker is alive: no (not yes for 30s)"
     (attachment,) = message["attachments"]
-    assert attachment["title_link"] == "https://api.example.com/ops#worker"
+    assert attachment["title_link"] == "https://api.example.com/ops#indicator-worker"
     assert "python -m jobs worker" in attachment["text"]
     fields = {each["title"]: each["value"] for each in attachment["fields"]}
     assert fields == {
