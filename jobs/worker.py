@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from jobs.context import Context, open_context
 from jobs.outage import Outage
+from jobs.pauses import Pauses
 from jobs.rq_worker import Worker
 from jobs.run import JOBS, PERIODIC
 from jobs.runner import Runner
@@ -50,6 +51,7 @@ def make(context: Context, queues: Sequence[str], reporter: Reporter) -> Worker:
         queue.client(config, patience=PATIENCE),
         Runner(context),
         reporter,
+        Pauses(context.db),
         most=config.worker_concurrency,
         memory=config.worker_memory_mb << 20,
     )

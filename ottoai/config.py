@@ -165,6 +165,20 @@ def _is_fernet_key(text: str) -> bool:
         return False
 
 
+def within(address: str, networks: tuple[Network, ...]) -> bool:
+    """Whether an address is in one of these networks."""
+    return is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class OpsUser:
     """Who may open the operator pages. `role` is viewer (reads) or operator (also acts)."""
@@ -503,7 +517,8 @@ class Config:
     request_log_ratio: float = setting(
         "REQUEST_LOG_RATIO",
         _ratio,
-        "Share of the `Request answered` lines that is written, from 0 to 1, chosen by trace; failures always are.",
+        "Share of the `Request answered` lines that is written, from 0 to 1, chosen by trace; failures, and what took "
+        "over a second, always are.",
         default=1.0,
     )
     trace_url: str = setting(

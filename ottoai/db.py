@@ -12,6 +12,7 @@ whom a free connection is waiting.
 
 import asyncio
 import functools
+import logging
 import os
 import re
 import time
@@ -30,9 +31,12 @@ import psycopg2.extras
 from aiosql.adapters.apyformat import AsyncPyFormatAdapter
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn
 
+from ottoai import trace
 from ottoai.config import Config
 from ottoai.errors import ConfigError, Conflict, InvalidInput, NotFound, OttoError, OutcomeUnknown, StoreUnavailable
 from ottoai.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -40,6 +44,7 @@ CONNECT_TIMEOUT = 2.0  # A healthy server answers in milliseconds; waiting longe
 ACQUIRE_TIMEOUT = 2.0  # A request that waited this long for a connection is better told 503 and asked again.
 STATEMENT_TIMEOUT = 5.0  # Server side, because giving up on the client leaves the statement running.
 LOCK_TIMEOUT = 4.0  # Before the statement's, which aiopg reports as a cancellation and logs with a traceback.
+SLOW = 0.2  # Seconds; see SLOW_QUERY_MS.
 CLIENT_TIMEOUT = STATEMENT_TIMEOUT + 2.0  # Only for a server that no longer answers at all.
 
 ROLES = ("ottoai_app", "ottoai_system")
@@ -115,9 +120,10 @@ class Connection(aiopg.Connection):
 class Pool:
     """Connections of one role. Free ones are taken first; new ones are opened outside any lock."""
 
-    def __init__(self, dsn: str, role: str, size: int, metrics: Metrics) -> None:
+    def __init__(self, dsn: str, role: str, size: int, metrics: Metrics, slow: float = SLOW) -> None:
         self.role = role
         self.size = size
+        self.slow = slow  # seconds from which on a query is told of
         self.in_use = 0
         self.metrics = metrics
         self._dsn = make_dsn(
@@ -280,9 +286,10 @@ async def open_pool(config: Config, metrics: Metrics, role: str = "ottoai_app") 
     """The database of one process. Does not connect yet: a process starts without its database too. `role` is who acts
     for a tenant; any other than ottoai_app is for the command line.
     """
-    app = Pool(config.database_url, role, config.db_pool_size, metrics)
+    slow = config.slow_query_ms / 1000
+    app = Pool(config.database_url, role, config.db_pool_size, metrics, slow)
     # The system role does little, rarely: two connections keep a slow page from delaying heads and routing.
-    system = Pool(config.database_url, "ottoai_system", max(2, config.db_pool_size // 3), metrics)
+    system = Pool(config.database_url, "ottoai_system", max(2, config.db_pool_size // 3), metrics, slow)
     database = Database(app, system)
     try:
         yield database
@@ -350,7 +357,16 @@ async def _execute(
             raise
         raise translated from error
     finally:
-        pool.metrics.db_query_duration_seconds.observe(time.perf_counter() - started, query=name)
+        _tell(pool, name, time.perf_counter() - started)
+
+
+def _tell(pool: Pool, name: str, seconds: float) -> None:
+    """Measure a query that ended, as its caller saw it. Its parameters are a tenant's, and told nowhere."""
+    pool.metrics.db_query_duration_seconds.observe(seconds, query=name)
+    trace.took(f"db {name}", seconds, kind=trace.SpanKind.CLIENT, attributes={"db.system.name": "postgresql"})
+    if seconds > pool.slow:
+        pool.metrics.db_slow_queries_total.inc()
+        log.warning("Slow query", extra={"query": name, "duration_ms": round(seconds * 1000, 1), "role": pool.role})
 
 
 def _translated(error: Exception, connection: aiopg.Connection) -> OttoError | None:

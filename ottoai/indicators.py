@@ -266,7 +266,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     ),
     Indicator(
         "loop_lag", "Requests", "Event loop late, P95", "seconds",
-        Quantile(0.95, Select("event_loop_lag_seconds", kind="api"), 5 * MINUTE, least=20),
+        Quantile(0.95, Select("event_loop_lag_seconds", kind="api"), 5 * MINUTE, least=5),
         (warning(">", 0.1), critical(">", 0.5, 5 * MINUTE)),
         "The api's core is full: more processes (fly scale count api=3). If it is not: a fault of ours, profile it.",
     ),

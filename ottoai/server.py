@@ -20,7 +20,7 @@ BACKLOG: Final = 1024  # connections waiting to be accepted: a thousand clients 
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
     log.setup(config, "api")
-    with trace.setup(config, "api"):
+    with trace.setup(config, "ottoai-api"):
         return asyncio.run(_serve(config))
 
 

@@ -8,17 +8,19 @@ span never includes a query string, a raw path or the text of an exception: thos
 import os
 import random
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import context, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import default_getter
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from ottoai.config import Config
+from ottoai.config import Config, Network, within
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.util.types import Attributes
 
-__all__ = ["SpanKind", "flush", "setup", "span", "trace_id", "traceparent"]
+__all__ = ["SpanKind", "chosen", "flush", "recorded", "setup", "span", "took", "trace_id", "traceparent"]
 
 EXCLUDED_URLS: Final = "^/(health|ready|metrics|ws)$"  # probes say nothing; a WebSocket is not one request
 EXPORT_TIMEOUT_SECONDS: Final = 3.0  # of one batch, its retries included
 EXIT_SECONDS: Final = 3.0  # what is not sent by then is given up: an absent collector must not hold up the exit
-PRIVATE_ATTRIBUTES: Final = frozenset({"url.query", "url.path", "url.full", "http.target", "http.url"})
+# What the instrumentation may say of a request; the rest is its caller's words: address, headers, host.
+PUBLIC_ATTRIBUTES: Final = frozenset({
+    "error.type", "http.request.method", "http.response.status_code", "http.route", "network.protocol.version",
+    "url.scheme",
+})  # fmt: skip
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
@@ -59,6 +65,8 @@ def setup(config: Config, service: str) -> Iterator[None]:
 
     exporter = _exporter(config.otel_endpoint.rstrip("/"))
     provider = _State.provider = _provider(config, service, exporter)
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(_Trusted(config.trusted_proxies))
     instrumentor = AioHttpServerInstrumentor()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # aiohttp about the subclass made here
@@ -67,6 +75,7 @@ def setup(config: Config, service: str) -> Iterator[None]:
         yield
     finally:
         instrumentor.uninstrument()
+        propagate.set_global_textmap(before)
         _State.provider = None
         give_up = threading.Timer(EXIT_SECONDS, exporter.shutdown)
         give_up.daemon = True
@@ -101,6 +110,38 @@ def span(
         started.end()
 
 
+def took(
+    name: str,
+    seconds: float,
+    *,
+    traceparent: str | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, str | int | float | bool] | None = None,
+) -> None:
+    """Record a step that has just ended, as a part of `traceparent` or of the current position, if that is recorded;
+    else it costs next to nothing.
+    """
+    if _State.provider is None:
+        return
+    parent = context.get_current() if traceparent is None else _continued(traceparent)
+    if not trace.get_current_span(parent).get_span_context().trace_flags.sampled:
+        return
+    ended = time.time_ns()
+    tracer = _State.provider.get_tracer("ottoai")
+    step = tracer.start_span(name, parent, kind, attributes, start_time=ended - int(seconds * 1e9))
+    step.end(ended)
+
+
+def recorded() -> bool:
+    """Whether the current position is recorded and sent."""
+    return _State.provider is not None and trace.get_current_span().get_span_context().trace_flags.sampled
+
+
+def chosen(ratio: float) -> bool:
+    """Whether the current trace is among so large a share of all: the same ones in every process."""
+    return ratio >= 1 or trace.get_current_span().get_span_context().trace_id % 2**64 < ratio * 2**64
+
+
 def trace_id() -> str:
     """The current trace id, 32 hexadecimal digits; "" outside of any span."""
     current = trace.get_current_span().get_span_context()
@@ -119,6 +160,20 @@ def flush(seconds: float = 1.0) -> None:
     """Send what is recorded now: for a forked child, whose spans would vanish with it."""
     if _State.provider:
         _State.provider.force_flush(int(seconds * 1000))
+
+
+class _Trusted(TraceContextTextMapPropagator):
+    """Goes on with the trace of a request that a trusted proxy passed on. Anybody else could fill the collector, and
+    have what it does looked for in another's trace.
+    """
+
+    def __init__(self, proxies: tuple[Network, ...]) -> None:
+        self._proxies = proxies
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Any = default_getter) -> Context:
+        if not within(carrier.remote or "", self._proxies):
+            return context or Context()
+        return super().extract(carrier, context, getter)
 
 
 def _continued(given: str) -> Context:
@@ -190,7 +245,9 @@ def _sampler(ratio: float) -> "Sampler":
             attributes: "Attributes" = None,
             *rest: Any,
         ) -> SamplingResult:
-            allowed = {key: value for key, value in (attributes or {}).items() if key not in PRIVATE_ATTRIBUTES}
+            allowed = attributes
+            if kind is SpanKind.SERVER:
+                allowed = {key: value for key, value in (attributes or {}).items() if key in PUBLIC_ATTRIBUTES}
             return super().should_sample(parent_context, trace_id, name, kind, allowed, *rest)
 
     return Private(TraceIdRatioBased(ratio))

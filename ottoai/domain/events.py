@@ -37,12 +37,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return (tenant_channel(self.tenant_id), *lead, *user)
 
 
-class Appended(msgspec.Struct, frozen=True):
-    """What one commit added to a tenant's log."""
+class Appended(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one commit added to a tenant's log. `traceparent`: where it was published, if that is recorded."""
 
     tenant_id: str
     epoch: int
     events: tuple[Event, ...]
+    traceparent: str = ""
 
     @classmethod
     def of(cls, tenant_id: str, row: Row) -> "Appended":

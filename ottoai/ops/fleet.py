@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 from ottoai import tally
@@ -82,9 +83,11 @@ class Fleet:
 
     def restore(self, minutes: Sequence[tuple[datetime, Mapping[str, float]]]) -> None:
         """Begin with what was counted before this process started: the growth of each minute, oldest first, by names
-        of `grown_between`. To be called before the first `take`.
+        of `grown_between`. What this process has seen itself meanwhile comes after it.
         """
-        looks = [Look(minutes[0][0].timestamp() if minutes else self.now, array("d"))]
+        if not minutes:
+            return
+        looks = [Look(minutes[0][0].timestamp(), array("d"))]
         for begun, growth in minutes:
             totals = array("d", looks[-1].totals)
             for name, amount in growth.items():
@@ -93,9 +96,11 @@ class Fleet:
                     _enlarge(totals, slot + 1)
                     totals[slot] += amount
             looks.append(Look(begun.timestamp() + 60, totals))
-        self._looks = deque(looks)
-        if minutes:
-            self._since = looks[-1].at
+        before = looks[-1]
+        own = [each for each in self._looks if each.at > before.at]
+        self._looks = deque([*looks, *(Look(each.at, _sum(before.totals, each.totals)) for each in own)])
+        if not self._known:
+            self._since = before.at
 
     def grown_between(self, begin: float, end: float) -> dict[str, float]:
         """By how much everything grew, by name. Of what is known and did not grow, 0: of a histogram, once."""
@@ -214,6 +219,10 @@ def _add_growth(totals: "array[float]", before: "array[float]", now: "array[floa
     for slot, value in enumerate(now):
         grown = value - _value(before, slot)
         totals[slot] += grown if grown >= 0 else value  # less than before: it was started again under its name
+
+
+def _sum(one: "array[float]", other: "array[float]") -> "array[float]":
+    return array("d", map(sum, zip_longest(one, other, fillvalue=0.0)))
 
 
 def _enlarge(values: "array[float]", size: int) -> None:

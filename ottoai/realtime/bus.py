@@ -7,14 +7,15 @@ waits for Redis on behalf of a caller.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
 
 import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from ottoai import trace
 from ottoai.background import running
 from ottoai.domain.events import Appended
 
@@ -52,6 +53,20 @@ class Bus:
         """Tell everyone: this process's own listener at once, the others through Redis."""
         if not appended.events:
             return
+        with self._traced(appended) as appended:
+            self._publish(appended)
+
+    @contextmanager
+    def _traced(self, appended: Appended) -> Iterator[Appended]:
+        """Where the trace is recorded, so is this, and those who write it to sockets can go on from here."""
+        if not trace.recorded():
+            yield appended
+            return
+        names = ", ".join(event.event for event in appended.events)
+        with trace.span("publish", kind=trace.SpanKind.PRODUCER, attributes={"events": names}):
+            yield msgspec.structs.replace(appended, traceparent=trace.traceparent())
+
+    def _publish(self, appended: Appended) -> None:
         for event in appended.events:
             channels = event.channels
             log.info(

@@ -13,6 +13,7 @@ from typing import Final
 
 from aiohttp import WSCloseCode
 
+from ottoai import trace
 from ottoai.background import end
 from ottoai.domain.events import Channel, parse_channel
 from ottoai.errors import StoreUnavailable
@@ -79,6 +80,7 @@ class Fanout:
         for stream in dirty:
             if stream.pending:
                 self.mark(stream)
+        begun = time.perf_counter()
         written = sent = 0
         for stream, entries, groups in work:
             for group in groups:
@@ -89,11 +91,19 @@ class Fanout:
                     written += 1
                     if written % YIELD_EVERY == 0:
                         await asyncio.sleep(0)
-            now = time.time()
             if groups:
-                for entry in entries:
-                    self._metrics.event_e2e_latency_seconds.observe(max(0.0, now - entry.at))
+                self._measure(entries, groups, time.perf_counter() - begun)
         self._metrics.ws_messages_sent_total.inc(sent)
+
+    def _measure(self, entries: Iterable[Entry], groups: Iterable[Group], seconds: float) -> None:
+        """Tell how old events were when they were written, and of those whose trace is recorded, that they were."""
+        now = time.time()
+        for entry in entries:
+            self._metrics.event_e2e_latency_seconds.observe(max(0.0, now - entry.at))
+            if entry.traceparent:
+                sockets = sum(len(group.connections) for group in groups if group.wants(entry))
+                told: dict[str, str | int] = {"place": entry.place or "transient", "sockets": sockets}
+                trace.took("socket write", seconds, traceparent=entry.traceparent, attributes=told)
 
     def _write_batch(self, stream: Stream, group: Group, connection: Connection) -> int:
         """Write a live connection its group's bytes, unless it has them; how many events that was."""

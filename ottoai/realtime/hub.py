@@ -256,10 +256,10 @@ class Hub:
                     self._restart(stream)
                 return
             if event.seq is None:
-                stream.pending.append(Entry(event, stream.epoch))
+                stream.pending.append(Entry(event, stream.epoch, appended.traceparent))
                 self._count_transient_drops(stream)
             elif event.seq == stream.head + 1:
-                stream.append(Entry(event, stream.epoch))
+                stream.append(Entry(event, stream.epoch, appended.traceparent))
             elif event.seq > stream.head:
                 self._repair_soon(stream, "gap")
                 break

@@ -22,10 +22,11 @@ BATCH_BYTES: Final = 64 * 1024  # joined at once; what a slow client is left wit
 class Entry:
     """An event, encoded once for each wire."""
 
-    __slots__ = ("_chunk", "at", "channels", "frame", "payload", "place", "seq")
+    __slots__ = ("_chunk", "at", "channels", "frame", "payload", "place", "seq", "traceparent")
 
-    def __init__(self, event: Event, epoch: int) -> None:
+    def __init__(self, event: Event, epoch: int, traceparent: str = "") -> None:
         self.seq = event.seq
+        self.traceparent = traceparent  # where it was published, if that is recorded
         self.channels = event.channels
         self.at = event.ts.timestamp()
         self.place = None if event.seq is None else f"{epoch}.{event.seq}"

@@ -9,7 +9,10 @@ from ottoai.db import Database
 from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.alerting import Alerting
+from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Monitor
+from ottoai.ops.watch import Watch
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
@@ -44,7 +47,10 @@ GAUGES = web.AppKey("gauges", Gauges)
 FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
+KICKS = web.AppKey("kicks", Kicks)
 MONITOR = web.AppKey("monitor", Monitor)
+ALERTS = web.AppKey("alerts", Alerting)
+WATCH = web.AppKey("watch", Watch)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -1,6 +1,5 @@
 """What stands around every handler: ids, log line, figures, and errors turned into problems."""
 
-import ipaddress
 import logging
 import re
 import time
@@ -11,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ottoai import log, trace
-from ottoai.config import Config, Network
+from ottoai.config import Config, Network, is_address, within
 from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
 from ottoai.web import auth, keys, problem, unknown
 
@@ -19,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+SLOW: Final = 1.0  # seconds from which on an answer is logged whatever REQUEST_LOG_RATIO says
 CLIENT_GONE: Final = 499  # nginx's number for a client that did not wait for its answer
 QUIET: Final = frozenset({"/health", "/ready", "/metrics", "/internal/worker/heartbeat"})  # asked every few seconds
 
@@ -31,7 +31,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = time.perf_counter()
     with ExitStack() as stack:
         if not trace.trace_id():
-            given = request.headers.get("traceparent")
+            trusted = within(request.remote or "", request.app[keys.CONFIG].trusted_proxies)
+            given = request.headers.get("traceparent") if trusted else None
             stack.enter_context(trace.span(route, traceparent=given, kind=trace.SpanKind.SERVER))
         request_id = request[keys.REQUEST_ID] = _request_id(request)
         stack.enter_context(log.bind(request_id=request_id, trace_id=trace.trace_id()))
@@ -48,17 +49,17 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             metrics.http_requests_total.inc(method=method, route=route, status=str(status))
             if status != 101:  # a WebSocket's life is not a request's duration
                 metrics.http_request_duration_seconds.observe(seconds, method=method, route=route)
-            level = logging.DEBUG if route in QUIET and status < 500 else logging.INFO
-            logger.log(
-                level,
-                "Request answered",
-                extra={
-                    "method": method,
-                    "route": route,
-                    "status": status,
-                    "duration_ms": round(seconds * 1000, 2),
-                },
-            )
+            if status >= 400 or seconds > SLOW or trace.chosen(request.app[keys.CONFIG].request_log_ratio):
+                logger.log(
+                    logging.DEBUG if route in QUIET and status < 500 else logging.INFO,
+                    "Request answered",
+                    extra={
+                        "method": method,
+                        "route": route,
+                        "status": status,
+                        "duration_ms": round(seconds * 1000, 2),
+                    },
+                )
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -127,9 +128,9 @@ def client_ip(request: web.Request, trusted: tuple[Network, ...]) -> str:
     address = request.remote or ""
     given = request.headers.get("X-Forwarded-For")
     forwarded = [part.strip() for part in given.split(",")] if given else []
-    while forwarded and _within(address, trusted):
+    while forwarded and within(address, trusted):
         candidate = forwarded.pop()
-        if not _is_address(candidate):
+        if not is_address(candidate):
             break
         address = candidate
     return address
@@ -140,20 +141,8 @@ def public_url(request: web.Request, config: Config) -> str:
     may hold secrets.
     """
     scheme, host = request.scheme, request.host
-    if _within(request.remote or "", config.trusted_proxies):
+    if within(request.remote or "", config.trusted_proxies):
         # The first of several is what the client said to the outermost proxy.
         scheme = request.headers.get("X-Forwarded-Proto", scheme).partition(",")[0].strip()
         host = request.headers.get("X-Forwarded-Host", host).partition(",")[0].strip()
     return (config.public_url or f"{scheme}://{host}") + request.raw_path
-
-
-def _within(address: str, networks: tuple[Network, ...]) -> bool:
-    return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

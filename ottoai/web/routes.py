@@ -8,6 +8,7 @@ from aiohttp.typedefs import Handler
 
 from ottoai.errors import NotFound
 from ottoai.web import (
+    actions,
     asyncapi,
     demo,
     docs,
@@ -16,6 +17,7 @@ from ottoai.web import (
     keys,
     openapi,
     ops,
+    ops_lists,
     problem,
     quarantine,
     stream,
@@ -54,8 +56,16 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", f"/twilio/{{kind:{_CALLBACKS}}}/{{hook}}", webhooks.twilio_callback),
     ("POST", "/clerk/webhook", webhooks.clerk_event),
     ("GET", "/ops", ops.page),
+    ("GET", "/ops/jobs", ops_lists.jobs),
+    ("GET", "/ops/jobs/{id}", ops_lists.job),
     ("GET", "/ops/quarantine", quarantine.page),
-    ("POST", "/ops/quarantine/replay", quarantine.replay),
+    ("GET", "/ops/audit", ops_lists.audit_log),
+    ("POST", "/ops/jobs/retry", actions.retry),
+    ("POST", "/ops/jobs/discard", actions.discard),
+    ("POST", "/ops/quarantine/replay", actions.replay),
+    ("POST", "/ops/connections/kick", actions.kick),
+    ("POST", "/ops/queues/pause", actions.pause),
+    ("POST", "/ops/queues/resume", actions.resume),
     ("GET", "/demo", demo.page),
     ("GET", "/demo/token", demo.token),
     ("GET", "/demo/samples/{name:missed|unnoticed|reply}", demo.sample),

@@ -162,6 +162,14 @@ def test_the_rules_pass_their_tests(name):
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+def test_every_alert_links_to_what_is_written_of_it():
+    text = (MONITORING.parent / "docs" / "OPERATIONS.md").read_text()
+    for rule in rules("alerts.yml"):
+        file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert file == "docs/OPERATIONS.md"
+        assert text.count(f'<a id="{anchor}"></a>') == 1, anchor
+
+
 def test_every_alert_is_tested_firing_and_not_firing():
     wanted = set(itertools.product((rule["alert"] for rule in rules("alerts.yml")), (True, False)))
     tested = set()

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ottoai.db import Pool
+from ottoai.db import Pool, open_pool
+from ottoai.domain import tenants
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
+from tests.background import blocked, eventually, locked
+from tests.conftest import make_config
+from tests.isolation.recording import recorded
 
 NOBODY = "postgresql://u@127.0.0.1:9/d"
 
@@ -56,3 +60,21 @@ async def test_a_failed_connection_leaves_no_descriptor():
             async with pool.connection():
                 pass
     assert _descriptors() == before
+
+
+async def test_a_slow_query_is_told_by_its_name_and_counted(database_url, redis_url):
+    """Its parameters are told nowhere: they are a tenant's."""
+    metrics = Metrics("test")
+    async with open_pool(make_config(database_url, redis_url, SLOW_QUERY_MS="100"), metrics) as db:
+        with recorded() as lines:
+            assert not await tenants.exists(db.system(), "quick")
+            with locked(database_url, "tenants"):
+                waiting = asyncio.create_task(tenants.exists(db.system(), "secret-tenant"))
+                await eventually(lambda: blocked(database_url))
+                await asyncio.sleep(0.1)
+            assert not await waiting
+    (line,) = [line for line in lines if line["message"] == "Slow query"]
+    assert (line["level"], line["query"], line["role"]) == ("WARNING", "by_id", "ottoai_system")
+    assert 100 < line["duration_ms"] < 5000
+    assert "secret-tenant" not in str(line)
+    assert "db_slow_queries_total 1" in metrics.render().replace("{}", "")

@@ -1,15 +1,21 @@
 """One delivery, one commit: what CallRail's reports become."""
 
 import asyncio
+import dataclasses
+import ipaddress
 import re
 from itertools import permutations
 
+import aiohttp
+import msgspec
 import pytest
 
 from ottoai import samples
+from ottoai.app import build_app
 from ottoai.client import connect
 from ottoai.domain.catalogue import EVENTS
-from tests.conftest import execute, of_tenant
+from ottoai.webhooks import callrail
+from tests.conftest import SIGNING_KEY, execute, of_tenant
 from tests.helpers import deliver, get, report
 
 
@@ -217,26 +223,27 @@ async def test_unsigned_is_for_development_and_demo_only(base, database_url, db)
     assert (await deliver(base, "pre-call", other, key=""))[0] == 401
 
 
-async def test_trace_and_request_id_run_through(base, make_token):
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+async def test_trace_and_request_id_run_through(config, demo, make_token, aiohttp_server, trusted):
+    """The trace is a trusted proxy's to choose; anybody else's request begins one."""
+    proxies = tuple(ipaddress.ip_network(each) for each in [trusted] if each)
+    server = await aiohttp_server(build_app(dataclasses.replace(config, trusted_proxies=proxies)))
+    base = str(server.make_url("")).rstrip("/")
     async with connect(base, make_token()) as socket:
         await socket.subscribe("tenant:demo:events")
-        import aiohttp
-        import msgspec
-
-        from ottoai.webhooks import callrail
-        from tests.conftest import SIGNING_KEY
-
         body = msgspec.json.encode(report("pre-call", 7020))
-        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        given = "4bf92f3577b34da6a3ce929d0e0e4736"
         headers = {
             "Signature": callrail.sign(body, SIGNING_KEY.format("demo")),
-            "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+            "traceparent": f"00-{given}-00f067aa0ba902b7-01",
             "X-Request-Id": "from-the-caller",
         }
         async with aiohttp.ClientSession() as session:
             response = await session.post(f"{base}/call-rail/pre-call", data=body, headers=headers)
             assert response.headers["X-Request-Id"] == "from-the-caller"
-        assert (await socket.event())["trace_id"] == trace
+        heard = (await socket.event())["trace_id"]
+        assert re.fullmatch("[0-9a-f]{32}", heard)
+        assert (heard == given) is bool(trusted)
 
 
 async def test_figures_count_outcomes(base):

@@ -22,7 +22,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-def config(endpoint: str = "", ratio: str = "1") -> Config:
+def config(endpoint: str = "", ratio: str = "1", proxies: str = "") -> Config:
     return Config.load(
         {
             "ENVIRONMENT": "test",
@@ -32,6 +32,7 @@ def config(endpoint: str = "", ratio: str = "1") -> Config:
             "SECRET_KEYS": SECRET_KEY,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_TRACES_SAMPLER_ARG": ratio,
+            "TRUSTED_PROXIES": proxies,
         }
     )
 
@@ -127,7 +128,7 @@ async def test_a_request_is_sent_and_its_job_goes_on_with_its_trace(collector):
             raise ValueError("the phone is +14155550100")
         return web.Response(text=trace.trace_id())
 
-    with trace.setup(config(collector.url), "ottoai-api"):
+    with trace.setup(config(collector.url, proxies="127.0.0.1"), "ottoai-api"):
         app = web.Application(middlewares=[])
         app.router.add_get("/call-rail/{hook}", handler)
         app.router.add_get("/health", handler)
@@ -151,10 +152,48 @@ async def test_a_request_is_sent_and_its_job_goes_on_with_its_trace(collector):
     assert job.parent_span_id == request.span_id
     attributes = {each.key for each in request.attributes}
     assert {"http.route", "http.request.method", "http.response.status_code"} <= attributes
-    assert not attributes & trace.PRIVATE_ATTRIBUTES
+    assert attributes <= trace.PUBLIC_ATTRIBUTES
     sent = b"".join(collector.bodies)
     assert b"ottoai-api" in sent
     assert not [word for word in (b"secretquery", b"secrethook", b"4155550100", b"token=") if word in sent]
+
+
+async def test_nobody_but_a_trusted_proxy_says_which_trace_a_request_belongs_to(collector):
+    """Nor, then, whether it is recorded: with all of them sampled by their callers, the collector would drown."""
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text=trace.traceparent())
+
+    with trace.setup(config(collector.url, ratio="0", proxies="10.0.0.0/8"), "ottoai-api"):
+        app = web.Application(middlewares=[])
+        app.router.add_get("/", handler)
+        async with TestServer(app) as server, ClientSession(headers={"traceparent": PARENT}) as client:
+            told = await (await client.get(server.make_url("/"))).text()
+    assert TRACE not in told
+    assert told.endswith("-00")
+    assert not collector.bodies
+
+
+def test_a_step_that_took_a_while_is_recorded_where_its_trace_is(collector):
+    with trace.setup(config(collector.url), "worker"):
+        trace.took("outside of any trace", 0.1)
+        with trace.span("job"):
+            assert trace.recorded()
+            trace.took("query", 0.25, kind=trace.SpanKind.CLIENT, attributes={"rows": 3})
+        trace.took("elsewhere", 0.1, traceparent=PARENT)
+        trace.took("not sampled", 0.1, traceparent=PARENT[:-2] + "00")
+    trace.took("no provider", 0.1, traceparent=PARENT)
+    spans = collector.spans()
+    assert spans.keys() == {"job", "query", "elsewhere"}
+    query = spans["query"]
+    assert query.parent_span_id == spans["job"].span_id
+    assert query.end_time_unix_nano - query.start_time_unix_nano == 250_000_000
+    assert spans["elsewhere"].trace_id.hex() == TRACE
+
+
+def test_a_share_of_traces_is_the_same_share_everywhere():
+    with trace.span("x", traceparent=f"00-{'0' * 16}{'3' * 16}-b7ad6b7169203331-01"):
+        assert [trace.chosen(ratio) for ratio in (0.0, 0.19, 0.21, 1.0)] == [False, False, True, True]
 
 
 def test_a_failed_step_names_the_error_and_not_its_text(collector):
