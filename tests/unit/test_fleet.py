@@ -219,4 +219,3 @@ def test_who_counts_the_whole_and_none_of_a_part_says_that_there_is_none():
         )  # fmt: skip
         fleet.take([told], {"api-h-1"}, START.timestamp() + seconds)
     assert Ratio((part,), (whole,), 300).value(fleet) == 0
-    assert fleet.increase(Select("ws_messages_dropped_total", {"reason": "never"}), 300) is None
