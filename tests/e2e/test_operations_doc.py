@@ -66,7 +66,8 @@ SEEN: dict[str, tuple[str, ...]] = {
         "call-complete", r"before: quarantined.*after: processed", "0 would be tried|1 would be tried|dry|quarantined",
     ),
     "curl -s $BASE/metrics | grep rate_limit": (
-        r"rate_limit_checks_total\{", r"RATE_LIMIT_USER=", "PONG", r'"message": ?"Rate limit hit: route"', "RATE_LIMIT_TENANT",
+        r"rate_limit_checks_total\{", r"RATE_LIMIT_USER=", "PONG", r'"message": ?"Rate limit hit: route"',
+        "RATE_LIMIT_TENANT",
     ),
     "python -m ottoai tenant set acme --callrail-account ACC0a1b2c --callrail-company COM0a1b2c "
     "--callrail-api-token -": (r"acme +\|", r"settled_until"),
@@ -108,7 +109,9 @@ SEEN: dict[str, tuple[str, ...]] = {
     "python -m ottoai tenant rotate-key acme --callrail-key -": (),
     "python -m ottoai tenant retire-key acme callrail-key": (),
     "python -m ottoai tenant keys acme": (r"callrail\tsigning_key\tset 20",),
-    "psql $DATABASE_URL -c \"select value from tenant_routes where kind = 'hook' and tenant_id = 'org_…'\"": (r"\(0 rows\)",),
+    "psql $DATABASE_URL -c \"select value from tenant_routes where kind = 'hook' and tenant_id = 'org_…'\"": (
+        r"\(0 rows\)",
+    ),
     "python -m ottoai tenant revoke acme --user alice": (r"alice",),
     "python -m ottoai tenant revoke acme": (r"acme",),
     "python -m ottoai tenant export acme": (r"acme-export.jsonl|\d+ rows",),
