@@ -48,7 +48,8 @@ class Rewriting:
 
 
 async def _plain(request: web.Request, base: str, how: Rewriting) -> web.Response:
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP} | how.added
+    replaced = {*HOP, *map(str.lower, how.added)}
+    headers = {name: value for name, value in request.headers.items() if name.lower() not in replaced} | how.added
     body = await request.read()
     answer = await asyncio.to_thread(_asked, base, request.method, request.path_qs, headers, body)
     how.answer(request.path, answer)

@@ -22,6 +22,7 @@ from tests.conftest import execute
 from tests.e2e import flyctl
 from tests.e2e.commands_of_docs import DOC, blocks, commands
 from tests.e2e.conftest import ROOT, SIGNING_KEY, Product, eventually, free_ports
+from tests.e2e.test_scripts import BUSY
 from tests.helpers import deliver, get, report
 
 pytestmark = pytest.mark.timeout(400)
@@ -141,7 +142,8 @@ FLY_LOG = "2026-11-25T21:00:00Z app[0e286d] ord [info] {}"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """A product of these tests' own: they pause, erase and rotate."""
-    product = Product(tmp_path_factory.mktemp("operations"), RATE_LIMIT_ROUTES="GET /api/missed-calls=1/hour")
+    limit = "GET /api/missed-calls=1/hour"
+    product = Product(tmp_path_factory.mktemp("operations"), RATE_LIMIT_ROUTES=limit, ALERT_BOUNDS=BUSY)
     try:
         product.start()
         yield product
