@@ -32,13 +32,18 @@ where
 order by resolved_at;
 
 -- name: past_alerts
--- Alerts that are over, the latest first.
+-- Alerts that are over, the latest first, from behind that one on.
 select
     id, name, level, state, pending_at, fired_at, resolved_at, value, acknowledged_at, acknowledged_by,
     fired_notified_at, resolved_notified_at, quiet_since, blank_since
 from alerts
-where state = 'resolved'
-order by pending_at desc
+where
+    state = 'resolved'
+    and (
+        :before::bigint is null
+        or (pending_at, id) < (select b.pending_at, b.id from alerts as b where b.id = :before::bigint)
+    )
+order by pending_at desc, id desc
 limit :limit;
 
 -- name: save_alert$

@@ -13,6 +13,7 @@ from ottoai.ops.alerting import Alerting
 from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Monitor
 from ottoai.ops.probes import Prober
+from ottoai.ops.snapshot import Board
 from ottoai.ops.watch import Watch
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
@@ -51,6 +52,7 @@ HEALTH = web.AppKey("health", Health)
 KICKS = web.AppKey("kicks", Kicks)
 MONITOR = web.AppKey("monitor", Monitor)
 ALERTS = web.AppKey("alerts", Alerting)
+BOARD = web.AppKey("board", Board)
 WATCH = web.AppKey("watch", Watch)
 PROBER = web.AppKey("prober", Prober)
 
