@@ -23,6 +23,7 @@ from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
 from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Clock, Monitor, utc
+from ottoai.ops.probes import open_prober
 from ottoai.ops.snapshot import Board
 from ottoai.ops.watch import open_watch
 from ottoai.queue import Queues, open_waker
@@ -84,6 +85,9 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
         bus = app[keys.BUS] = await stack.enter_async_context(open_bus(client, listen=True))
         waker = app[keys.WAKER] = await stack.enter_async_context(open_waker(config))
         hub = app[keys.HUB] = await stack.enter_async_context(open_hub(db, metrics, app[keys.SOCKETS].close, bus))
+        app[keys.PROBER] = await stack.enter_async_context(
+            open_prober(config.probe_seconds, db, bus, waker, hub, metrics)
+        )
         app[keys.QUOTAS] = await stack.enter_async_context(open_quotas(config, client))
         vault = Vault(config.secret_keys)
         ingest = app[keys.INGEST] = Ingest(config, db, bus, waker, vault, Directory(db.system(), vault))

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import TracebackType
@@ -234,6 +234,8 @@ _SAMPLE: Final = re.compile(rf"([a-z_:][\w:]*)(?:\{{((?:{_LABEL},?)*)\}})? ({_VA
 _PAIR: Final = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"', re.ASCII)
 _ESCAPE: Final = re.compile(r"\\(.)")
 _SUFFIXES: Final = ("", "_bucket", "_sum", "_count")
+# What a dead process still has: it says of its counts that they began at 0 then.
+_OUTLASTS: Final = "process_start_time_seconds"
 
 
 class Sample(NamedTuple):
@@ -273,23 +275,23 @@ class _Family:
         self.samples: list[str] = []
 
 
-def merge(texts: Mapping[str, str]) -> str:
+def merge(texts: Mapping[str, str], dead: Collection[str] = ()) -> str:
     """The Prometheus texts of several processes as one: families together, each sample with its `proc`.
 
-    Of a family that two versions declare with different types the first one is kept. Lines that are not in the
-    format are left out: one bad line would cost the reader the whole page.
+    Of the `dead` among them, what they counted stays; what they had – memory, connections – is left out. Of a family
+    that two versions declare with different types the first one is kept. Lines that are not in the format are left
+    out: one bad line would cost the reader the whole page.
     """
     families: dict[str, _Family] = {}
     for process, text in texts.items():
-        _gather(f'proc="{escape(process)}"', text, families)
+        _gather(f'proc="{escape(process)}"', text, families, dead=process in dead)
     lines: list[str] = []
-    for name in sorted(families):
-        family = families[name]
+    for name, family in sorted(families.items()):
         lines += [f"# HELP {name} {family.help}", f"# TYPE {name} {family.kind}", *family.samples]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _gather(label: str, text: str, families: dict[str, _Family]) -> None:
+def _gather(label: str, text: str, families: dict[str, _Family], *, dead: bool) -> None:
     kinds: dict[str, str] = {}
     helps: dict[str, str] = {}
     for line in text.split("\n"):  # not splitlines(): a label value may hold other separators
@@ -302,6 +304,8 @@ def _gather(label: str, text: str, families: dict[str, _Family]) -> None:
             continue
         full, labels, value = sample.groups()
         name = next((full.removesuffix(end) for end in _SUFFIXES if full.removesuffix(end) in kinds), full)
+        if dead and kinds.get(name) == "gauge" and name != _OUTLASTS:
+            continue
         family = families.setdefault(name, _Family(kinds.get(name, "untyped")))
         family.help = family.help or helps.get(name, "")
         if family.kind == kinds.get(name, "untyped"):

@@ -28,7 +28,7 @@ from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, 
 from ottoai.web.limits import Limit, limits
 from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
-from scripts import figures, rescue_docs, rules
+from scripts import dashboard, figures, rescue_docs, rule_tests, rules
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 MONITORING: Final = DOCS.parent / "monitoring"
@@ -260,6 +260,8 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield MONITORING / "alerts.yml", rules.alerts()
     yield MONITORING / "indicators.tsv", figures.indicators()
     yield MONITORING / "figures.tsv", figures.figures()
+    yield MONITORING / "dashboard.json", dashboard.dashboard()
+    yield MONITORING / "tests" / "bounds.yml", rule_tests.tests()
 
 
 def main(argv: list[str]) -> int:

@@ -10,13 +10,14 @@ from typing import Any, Final
 import yaml
 
 from ottoai.indicators import INDICATORS, Bound, Condition, Indicator, Unit, shown
-from ottoai.measures import WATCHED, Enough, Quantile, Select, counting, promql_time, recorded
+from ottoai.measures import MINUTE, WATCHED, Enough, Quantile, Select, counting, promql_time, recorded
 
 EVERY: Final = "15s"  # half of the shortest duration in the table; docs/METRICS.md asks to scrape as often
 SEEN: Final = "ottoai_proc:seen"
 STARTED: Final = "max by (proc) (process_start_time_seconds)"
-# An alert that comes and goes is one alert: it ends when it was well for so long (as those that the service sends).
-DAMPED: Final = 120.0
+# An alert that comes and goes is one alert: it ends when it was well for so long, as those that the service sends.
+SETTLED: Final = 5 * MINUTE
+SETTLED_QUICK: Final = MINUTE  # of one that fires in less than a minute
 NOTE: Final = "# Generated from ottoai/indicators.py: python -m scripts.generate\n"
 
 VALUE: Final[dict[Unit, str]] = {  # of a state there is nothing to tell but no
@@ -39,7 +40,7 @@ def recording() -> str:
         rules |= indicator.measure.parts()
         rules[recorded(indicator.id)] = indicator.measure.promql()
     rules[SEEN] = STARTED  # last, so that WATCHED knows who was there the time before
-    return dumped([{"record": name, "expr": expression} for name, expression in rules.items()])
+    return dumped("recording", [{"record": name, "expr": expression} for name, expression in rules.items()])
 
 
 def selections() -> Iterator[tuple[Select, bool]]:
@@ -53,7 +54,7 @@ def selections() -> Iterator[tuple[Select, bool]]:
 def alerts() -> str:
     """monitoring/alerts.yml: every bound of every indicator, and that there is anything to judge."""
     rules = [alert(indicator, bound) for indicator in INDICATORS for bound in indicator.bounds]
-    return dumped([*rules, unreachable()])
+    return dumped("alerts", [*rules, unreachable()])
 
 
 def alert(indicator: Indicator, bound: Bound) -> Rule:
@@ -66,7 +67,7 @@ def alert(indicator: Indicator, bound: Bound) -> Rule:
         "alert": indicator.prometheus_alert(bound),
         "expr": judged(f"{recorded(indicator.id)} {bound.op} {bound.at:.10g}", indicator.conditions),
         **({"for": promql_time(bound.seconds)} if bound.seconds else {}),
-        "keep_firing_for": promql_time(DAMPED),
+        "keep_firing_for": promql_time(SETTLED if bound.seconds >= MINUTE else SETTLED_QUICK),
         "labels": {"severity": bound.level, "indicator": indicator.id},
         "annotations": {
             "summary": f"{indicator.title}: {found}",
@@ -101,7 +102,7 @@ def unreachable() -> Rule:
         "alert": "OttoaiUnreachable",
         "expr": "absent(ready)",
         "for": "1m",
-        "keep_firing_for": promql_time(DAMPED),
+        "keep_firing_for": promql_time(SETTLED),
         "labels": {"severity": "critical", "indicator": "unreachable"},
         "annotations": {
             "summary": "No api process can be scraped",
@@ -111,9 +112,9 @@ def unreachable() -> Rule:
     }
 
 
-def dumped(rules: list[Rule]) -> str:
+def dumped(name: str, rules: list[Rule]) -> str:
     """A file with these rules as one group: evaluated one after the other."""
-    groups = {"groups": [{"name": "ottoai", "interval": EVERY, "rules": rules}]}
+    groups = {"groups": [{"name": f"ottoai_{name}", "interval": EVERY, "rules": rules}]}
     return NOTE + yaml.safe_dump(groups, sort_keys=False, allow_unicode=True, width=118)
 
 

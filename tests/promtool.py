@@ -25,6 +25,7 @@ RULES: Final = ("recording.yml", "alerts.yml")
 PROMTOOL: Final = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not there")
 EVERY: Final = 15  # seconds between two scrapes, and two evaluations
+PAIR: Final = r'(\w+)="((?:[^"\\]|\\.)*)"'
 FIRING: Final = 'ALERTS{alertstate="firing"}'
 
 Said = Sequence[tuple[float, str]]
@@ -66,6 +67,14 @@ def evaluate(
     return dict(zip(queries, _answers(_test([test])), strict=True))
 
 
+def alerts(series: list[dict[str, str]], name: str, at: str) -> list[dict[str, str]]:
+    """The annotations of each alert of this name that fires at a moment; `series` in promtool's own notation."""
+    asked = {"eval_time": at, "alertname": name, "exp_alerts": [{"exp_labels": {"never": "so"}}]}
+    output = _test([{"interval": f"{EVERY}s", "input_series": series, "alert_rule_test": [asked]}])
+    found = re.findall(r"Annotations:\{(.*)\}", output.partition("got:")[2])
+    return [{key: json.loads(f'"{text}"') for key, text in re.findall(PAIR, each)} for each in found]
+
+
 def _series(target: str, texts: Said, steps: int, began: float) -> Iterator[dict[str, str]]:
     found: dict[str, list[str]] = {}
     for step in range(steps):
@@ -85,7 +94,11 @@ def _series(target: str, texts: Said, steps: int, began: float) -> Iterator[dict
 
 
 def _test(tests: list[dict[str, Any]]) -> str:
-    whole = {"rule_files": [str(MONITORING / name) for name in RULES], "evaluation_interval": f"{EVERY}s"}
+    whole = {
+        "rule_files": [str(MONITORING / name) for name in RULES],
+        "evaluation_interval": f"{EVERY}s",
+        "group_eval_order": ["ottoai_recording", "ottoai_alerts"],
+    }
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         json.dump({**whole, "tests": tests}, file)  # JSON is YAML
         file.flush()
@@ -102,7 +115,7 @@ def _answers(output: str) -> Iterator[Vector]:
         assert marker, block
         answers: Vector = {}
         for labels, value in re.findall(r'(\S*\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}) (\S+?)(?:,|\s|$)', got):
-            pairs = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)
+            pairs = re.findall(PAIR, labels)
             answers[frozenset((name, each) for name, each in pairs if name != "__name__")] = (
                 nan if value == "NaN" else float(value)
             )

@@ -65,6 +65,23 @@ async def test_a_process_shows_only_what_it_measures(base, redis_url):
     assert "ws_connections{" in text
 
 
+async def test_of_a_process_that_ended_metrics_tells_what_it_counted_and_not_what_it_had(base, redis_url):
+    figures = Metrics("9", "worker")
+    figures.worker_task_total.inc(task="t", queue="q", status="failure")
+    with tally.Reporter(redis_url, "worker", version="9", figures=figures.render, name="w") as worker:
+        worker.run_once()
+        _, _, alive = await fetch(f"{base}/metrics")
+    _, _, gone = await fetch(f"{base}/metrics")
+    mine = [{line.partition(" ")[0] for line in text.splitlines() if 'proc="w"' in line} for text in (alive, gone)]
+    counted = 'worker_task_total{proc="w",queue="q",status="failure",task="t"}'
+    assert counted in mine[0] & mine[1]
+    no_more = {name.partition("{")[0] for name in mine[0] - mine[1]}
+    assert no_more == {
+        "build_info", "process_max_fds", "process_memory_limit_bytes", "process_open_fds",
+        "process_resident_memory_bytes", "process_threads",
+    }  # fmt: skip
+
+
 async def test_metrics_token_is_asked_for(database_url, redis_url, demo, aiohttp_server):
     server = await aiohttp_server(build_app(make_config(database_url, redis_url, METRICS_TOKEN="t0ken")))
     base = str(server.make_url("")).rstrip("/")
