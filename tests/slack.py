@@ -7,14 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import redis
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from ottoai.app import build_app
 from ottoai.config import Config
+from ottoai.ops import leader
 from ottoai.ops.alerts import Alert
 from ottoai.tally import Reporter
 from ottoai.web import keys
+from tests.conftest import execute
 
 PATH = "/services/T0/B0/the-secret-of-the-webhook"
 
@@ -177,3 +180,14 @@ async def worker_alive(config: Config) -> AsyncIterator[None]:
         await asyncio.to_thread(reporter.run_once)
         yield
         await asyncio.to_thread(reporter.close)
+
+
+def lease_ends(database_url: str, redis_url: str) -> None:
+    """Fifteen seconds later."""
+    execute(database_url, "update ops_leases set leased_until = now() - interval '1 second'")
+    redis_lease_ends(redis_url)
+
+
+def redis_lease_ends(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(leader.KEY)

@@ -79,7 +79,7 @@ function show(text) {
 
 async function update() {
   try {
-    const answer = await fetch("/ops", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+    const answer = await fetch(location.pathname + location.search, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
     if (!answer.ok) throw new Error(`The answer was ${answer.status}.`);
     const text = await answer.text();
     if (held) return;

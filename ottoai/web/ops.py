@@ -15,7 +15,7 @@ HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers would name no origin when our own forms are sent
     "X-Content-Type-Options": "nosniff",
 }
 CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="OttoAI operators", charset="UTF-8"'}

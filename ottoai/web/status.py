@@ -9,9 +9,12 @@ import aiohttp_jinja2
 import msgspec
 from aiohttp import web
 
-from ottoai.errors import InvalidInput
+from ottoai.domain import audit
+from ottoai.errors import InvalidInput, StoreUnavailable
 from ottoai.indicators import GROUPS
-from ottoai.web import keys, ops, ops_text, ops_words
+from ottoai.ops.snapshot import LIMIT
+from ottoai.web import csrf, keys, ops, ops_text, ops_words, press
+from ottoai.web.ops_frame import render
 
 PAGE = 100  # alerts on a page of their history
 
@@ -20,15 +23,16 @@ async def page(request: web.Request) -> web.Response:
     """The status page."""
     if (user := ops.admitted(request)) is None:
         return ops.challenge()
-    status = await request.app[keys.BOARD].status()
+    status, done = await asyncio.gather(request.app[keys.BOARD].status(), _done(request))
     state = {
         "status": status,
+        "done": done,
         "may_act": user.role == "operator",
-        "csrf": "",
+        "csrf": csrf.token(request, user) if user.role == "operator" else "",
         "groups": GROUPS,
         "places": ops_words.PLACES,
     }
-    return await rendered(request, "ops.html", state)
+    return await _rendered(request, "ops.html", state)
 
 
 async def text(request: web.Request) -> web.Response:
@@ -42,9 +46,11 @@ async def text(request: web.Request) -> web.Response:
 
 async def json(request: web.Request) -> web.Response:
     """The same for a program: `ottoai.ops.status.Status`."""
-    if ops.admitted(request) is None:
+    if (user := ops.admitted(request)) is None:
         return ops.challenge()
     status = await request.app[keys.BOARD].status()
+    if user.role == "operator":
+        status = msgspec.structs.replace(status, csrf=csrf.token(request, user))
     body = await asyncio.to_thread(msgspec.json.encode, status)
     headers = {**ops.HEADERS, "X-Verdict": status.verdict}
     return web.Response(body=body, content_type="application/json", headers=headers)
@@ -52,24 +58,31 @@ async def json(request: web.Request) -> web.Response:
 
 async def alerts(request: web.Request) -> web.Response:
     """Alerts that are over, the latest first; `before`: the id of the last one on the page before."""
-    if ops.admitted(request) is None:
-        return ops.challenge()
-    before = request.query.get("before")
-    if before is not None and not (before.isascii() and before.isdigit() and len(before) < 19):
-        raise InvalidInput("before: must be the id of an alert")
-    system = request.app[keys.DB].system()
-    found = await request.app[keys.ALERTS].past(system, PAGE + 1, int(before) if before else None)
-    state = {
-        "alerts": found[:PAGE],
-        "now": request.app[keys.MONITOR].clock(),
-        "active": request.app[keys.ALERTS].active,
-        "further": found[PAGE - 1].id if len(found) > PAGE else None,
-    }
-    return await rendered(request, "ops_alerts.html", state)
+
+    async def read() -> dict[str, Any]:
+        before = request.query.get("before", "")
+        if before and not (before.isascii() and before.isdecimal() and len(before) < 19):
+            raise InvalidInput("before: must be the id of an alert")
+        alerting = request.app[keys.ALERTS]
+        system = request.app[keys.DB].system()
+        found = await alerting.past(system, PAGE + 1, int(before) if before else None)
+        further = found[PAGE - 1].id if len(found) > PAGE else None
+        return {"alerts": found[:PAGE], "active": alerting.active, "further": further}
+
+    return await render(request, "ops_alerts.html", "Alerts", read)
 
 
-async def rendered(request: web.Request, template: str, state: dict[str, Any]) -> web.Response:
-    """An operator page. Rendered by a thread: a full one takes some tens of milliseconds, too long for the loop."""
+async def _done(request: web.Request) -> audit.Entry | None:
+    """What was just done, where that can be read."""
+    try:
+        async with asyncio.timeout(LIMIT):
+            return await press.shown(request)
+    except (StoreUnavailable, TimeoutError):
+        return None
+
+
+async def _rendered(request: web.Request, template: str, state: dict[str, Any]) -> web.Response:
+    """The page, rendered by a thread: that takes some ten milliseconds, too long for the loop."""
     config = request.app[keys.CONFIG]
     state |= {"environment": config.environment, "trace_url": config.trace_url}
     found = aiohttp_jinja2.get_env(request.app).get_template(template)

@@ -89,7 +89,7 @@ async def test_jobs_that_fail(watch, config):
 
         async def fail():
             worker.runner._context.queues.enqueue(stage_many(watch.url, "nonsense", 60))
-            while execute(watch.url, "select from outbox where state = 'open' limit 1"):
+            while execute(watch.url, "select 1 from outbox where state = 'open' limit 1"):
                 await work(worker)
             await tell()
 

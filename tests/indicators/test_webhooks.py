@@ -128,4 +128,5 @@ async def test_a_tenant_that_fell_silent(watch, config):
             "select 'demo', 'callrail', 'pre-call', n::text || %s, '1', 'processed', %s from generate_series(1, 9) n",
             str(week), at,
         )  # fmt: skip
+    await watch.look(300)  # it is asked every five minutes
     await watch.passes("webhook_silent", "warning")

@@ -150,7 +150,12 @@ async def test_viewers_look_and_have_nothing_to_press(served, database_url):
     viewed, operated = await seen(served, auth=VIEWER), await seen(served)
     assert "send_text" in viewed
     assert "<form" not in viewed
+    assert msgspec.json.decode(await seen(served, "/ops.json", VIEWER))["csrf"] is None
     assert 'action="/ops/jobs/retry"' in operated
+    token = (await status_of(served)).csrf
+    forms = re.findall(r"<form[^>]*>(.*?)</form>", operated, re.DOTALL)
+    assert len(forms) >= 4
+    assert all(f'name="csrf" value="{token}"' in form and 'name="back" value="/ops"' in form for form in forms)
 
 
 # The verdict
