@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from jobs.context import Context
 from ottoai.config import Config
 from ottoai.db import Session, queries
+from ottoai.domain.tenants import PROBE
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ BATCH = 500  # rows in one transaction: some 20 ms
 PAUSE = 0.02  # seconds between two batches, so that at most half of the disk's time is ours
 BUDGET = 0.6  # of a run's deadline; what is left then is for the next run, which follows at once
 JOBS_KEPT = timedelta(days=7)  # jobs done tell nothing that the log does not; a week is for finding out what happened
+PROBES_KEPT = timedelta(days=1)  # thousands a day, and none is ever asked for
 HEARD_KEPT = timedelta(days=7)  # Clerk sends again for about 28 hours; what it tells later is newer
 # What /ops shows: 24 hours by the minute, 30 days by the hour. An hour and a day more, so that its oldest end is whole.
 MINUTES_KEPT = timedelta(hours=25)
@@ -45,6 +47,11 @@ TABLES = (
         "events",
         lambda db, before: queries().retention.retire_events(db, before=before, limit=BATCH),
         lambda config: timedelta(days=config.event_retention_days),
+    ),
+    Table(
+        "probes",
+        lambda db, before: queries().retention.retire_probes(db, probe=PROBE, before=before, limit=BATCH),
+        lambda _: PROBES_KEPT,
     ),
     Table(
         "payloads",

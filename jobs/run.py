@@ -18,6 +18,7 @@ from jobs.context import Context, Periodic, Retry, Staged
 from jobs.failures import described, failure, traced
 from jobs.follow_up import FOLLOW_UP
 from jobs.leases import LeaseLostError
+from jobs.probe import PROBE
 from jobs.recap import recap
 from jobs.reconcile import reconcile
 from jobs.retention import retention
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 Status = Literal["success", "failure", "retry", "stopped"]
 
-JOBS: dict[str, Staged] = {"follow_up": FOLLOW_UP, "send_text": SEND_TEXT}
+JOBS: dict[str, Staged] = {"follow_up": FOLLOW_UP, "probe": PROBE, "send_text": SEND_TEXT}
 PERIODIC: dict[str, Periodic] = {"recap": recap, "reconcile": reconcile, "retention": retention}
 
 # A periodic job's lock: kept by who has it, also through a flush, and taken away by nobody else.

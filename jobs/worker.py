@@ -95,5 +95,9 @@ def _zero(metrics: Metrics, queues: Sequence[str]) -> None:
     for name in JOBS:
         for each in queues:
             metrics.worker_task_total.zero(task=name, queue=each)
+            metrics.worker_task_duration_seconds.zero(task=name, queue=each)
     for name in PERIODIC:
         metrics.worker_task_total.zero(task=name, queue=DEFAULT)
+        metrics.worker_task_duration_seconds.zero(task=name, queue=DEFAULT)
+    for each in queues:
+        metrics.worker_task_wait_seconds.zero(queue=each)

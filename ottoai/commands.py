@@ -1,6 +1,8 @@
 """What the commands do. Each takes the configuration and its arguments and returns the exit code."""
 
 import asyncio
+import os
+import pwd
 import re
 import sys
 from argparse import Namespace
@@ -50,6 +52,14 @@ def say(text: str) -> None:
     """Print a line, whatever it is piped into."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def who() -> str:
+    """Whose command this is, for the audit log."""
+    try:
+        return f"{pwd.getpwuid(os.getuid()).pw_name} (command line)"
+    except KeyError:  # a container may run as a number alone
+        return f"user {os.getuid()} (command line)"
 
 
 def api(config: Config, _args: Namespace) -> int:

@@ -40,8 +40,28 @@ _INDEX: Final = "tally:processes"  # sorted set: name by time of its last snapsh
 _SNAPSHOT: Final = "tally:process:{}"
 
 
+class Client(msgspec.Struct, frozen=True):
+    """A live connection. `unsent`: bytes that it has not taken yet."""
+
+    id: str
+    tenant_id: str
+    user_id: str
+    seconds: float
+    unsent: int
+
+
+class Clients(msgspec.Struct, frozen=True):
+    """The live connections of an api process: how many, and a few of them. `slowest`: those that are behind at all."""
+
+    open: int = 0
+    slowest: list[Client] = []
+    newest: list[Client] = []
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One process at one moment. `ticked_at`: when beat last went through its schedule; the last `state` is stopped."""
+    """One process at one moment. `ticked_at`: when beat last went through its schedule; the last `state` is stopped.
+    `clients`: of api processes.
+    """
 
     kind: Kind
     name: str
@@ -54,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     queues: list[str] = []
     current_job: str | None = None
     ticked_at: datetime | None = None
+    clients: Clients | None = None
     metrics_text: str = ""
 
 
@@ -70,14 +91,23 @@ def alive(snapshot: Snapshot, now: datetime) -> bool:
 class Reporter:
     """Writes this process's snapshot every few seconds, soon after `update`, and a last time at `close`.
 
-    `figures` renders the process's metrics. Nothing here raises: without Redis the process is only not heard.
+    `figures` renders the process's metrics, `clients` tells of its connections. Nothing here raises: without Redis the
+    process is only not heard.
     """
 
     def __init__(
-        self, redis_url: str, kind: Kind, *, version: str, figures: Callable[[], str], name: str | None = None
+        self,
+        redis_url: str,
+        kind: Kind,
+        *,
+        version: str,
+        figures: Callable[[], str],
+        clients: Callable[[], Clients | None] = lambda: None,
+        name: str | None = None,
     ) -> None:
         now = datetime.now(UTC)
         self._figures = figures
+        self._clients = clients
         self._snapshot = Snapshot(
             kind=kind,
             name=name or process_name(kind),
@@ -105,7 +135,9 @@ class Reporter:
 
     def snapshot(self) -> Snapshot:
         """What would be written now. Takes a few milliseconds; any thread may call it."""
-        return msgspec.structs.replace(self._snapshot, at=datetime.now(UTC), metrics_text=self._figures())
+        return msgspec.structs.replace(
+            self._snapshot, at=datetime.now(UTC), clients=self._clients(), metrics_text=self._figures()
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()

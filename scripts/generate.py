@@ -258,10 +258,10 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield DOCS / "openapi.json", msgspec.json.format(openapi.encoded(), indent=2).decode() + "\n"
     yield MONITORING / "recording.yml", rules.recording()
     yield MONITORING / "alerts.yml", rules.alerts()
-    yield MONITORING / "dashboard.json", dashboard.dashboard()
-    yield MONITORING / "tests" / "bounds.yml", rule_tests.tests()
     yield MONITORING / "indicators.tsv", figures.indicators()
     yield MONITORING / "figures.tsv", figures.figures()
+    yield MONITORING / "dashboard.json", dashboard.dashboard()
+    yield MONITORING / "tests" / "bounds.yml", rule_tests.tests()
 
 
 def main(argv: list[str]) -> int:

@@ -129,6 +129,10 @@ delete from paused_queues where queue = :queue returning true;
 -- The queues from which nothing is taken now.
 select queue, paused_by, paused_at from paused_queues order by queue;
 
+-- name: alert_known$
+-- Whether there is, or was, such an alert.
+select true from alerts where id = :id;
+
 -- name: note_periodic_run!
 -- How a periodic job's run went, instead of what was known of the run before.
 insert into periodic_runs (name, started_at, seconds, outcome, error, traceback, trace_id)

@@ -32,13 +32,18 @@ where
 order by resolved_at;
 
 -- name: past_alerts
--- Alerts that are over, the latest first.
+-- Alerts that are over, the latest first, from behind that one on.
 select
     id, name, level, state, pending_at, fired_at, resolved_at, value, acknowledged_at, acknowledged_by,
     fired_notified_at, resolved_notified_at, quiet_since, blank_since
 from alerts
-where state = 'resolved'
-order by pending_at desc
+where
+    state = 'resolved'
+    and (
+        :before::bigint is null
+        or (pending_at, id) < (select b.pending_at, b.id from alerts as b where b.id = :before::bigint)
+    )
+order by pending_at desc, id desc
 limit :limit;
 
 -- name: save_alert$
@@ -140,21 +145,30 @@ select at, readings::text as readings from ops_hours where at >= :since and at <
 -- name: silent_tenants
 -- Tenants whose webhooks fell silent: none came in the last 4 or 24 hours, though `usual` and more did in the same hours
 -- of each of the last two weeks (so neither nights nor Sundays count). What was read from a provider's list (`listed`)
--- is no webhook: it goes on when the provider has switched those off. Reads the keys of some three days, by age.
+-- is no webhook: it goes on when the provider has switched those off. Reads the keys of three days, by age.
+-- `last_at`: of today's last webhook.
 with weeks as (
     select
         tenant_id,
         count(*) filter (where created_at <= :now::timestamptz - interval '14 days') as day_before,
         count(*) filter (
-            where created_at <= :now::timestamptz - interval '14 days' and created_at > :now::timestamptz - interval '14 days 4 hours'
+            where
+                created_at > :now::timestamptz - interval '14 days 4 hours'
+                and created_at <= :now::timestamptz - interval '14 days'
         ) as hours_before,
         count(*) filter (where created_at > :now::timestamptz - interval '8 days') as day_last,
         count(*) filter (where created_at > :now::timestamptz - interval '7 days 4 hours') as hours_last
     from idempotency_keys
     where
         (
-            (created_at > :now::timestamptz - interval '15 days' and created_at <= :now::timestamptz - interval '14 days')
-            or (created_at > :now::timestamptz - interval '8 days' and created_at <= :now::timestamptz - interval '7 days')
+            (
+                created_at > :now::timestamptz - interval '15 days'
+                and created_at <= :now::timestamptz - interval '14 days'
+            )
+            or (
+                created_at > :now::timestamptz - interval '8 days'
+                and created_at <= :now::timestamptz - interval '7 days'
+            )
         )
         and kind <> :listed and tenant_id <> :probe
     group by tenant_id
@@ -165,29 +179,23 @@ today as (
     from idempotency_keys
     where created_at > :now::timestamptz - interval '1 day' and kind <> :listed
     group by tenant_id
-),
-
-silent as (
-    select w.tenant_id, t.last_at
-    from weeks as w
-    left join today as t on w.tenant_id = t.tenant_id
-    where
-        (least(w.hours_before, w.hours_last) >= :usual and coalesce(t.last_at, '-infinity') <= :now::timestamptz - interval '4 hours')
-        or (least(w.day_before, w.day_last) >= :usual and t.last_at is null)
-),
-
-earlier as (
-    select k.tenant_id, max(k.created_at) as last_at
-    from silent as s
-    inner join idempotency_keys as k on s.tenant_id = k.tenant_id
-    where
-        s.last_at is null and k.kind <> :listed
-        and k.created_at > :now::timestamptz - interval '8 days' and k.created_at <= :now::timestamptz - interval '1 day'
-    group by k.tenant_id
 )
 
-select s.tenant_id, coalesce(s.last_at, e.last_at) as last_at
-from silent as s
-left join earlier as e on s.tenant_id = e.tenant_id
-order by last_at
+select w.tenant_id, t.last_at
+from weeks as w
+left join today as t on w.tenant_id = t.tenant_id
+where
+    (
+        least(w.hours_before, w.hours_last) >= :usual
+        and coalesce(t.last_at, '-infinity') <= :now::timestamptz - interval '4 hours'
+    )
+    or (least(w.day_before, w.day_last) >= :usual and t.last_at is null)
+order by t.last_at nulls first, w.tenant_id
 limit :limit;
+
+-- name: last_deliveries
+-- When the last webhook of each of these tenants came, from `since` to `until`.
+select tenant_id, max(created_at) as last_at
+from idempotency_keys
+where tenant_id = any(:tenants) and created_at > :since and created_at <= :until and kind <> :listed
+group by tenant_id;

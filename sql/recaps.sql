@@ -7,14 +7,14 @@ select distinct timezone from tenants;
 -- name: due
 -- Tenants whose day is over and has not been told, a page by id; the last day that is over in each zone is given as
 -- arrays side by side. Who came after its end, or was told of that day already in the zone it was in then, is not among
--- them. Run as ottoai_system.
+-- them, nor is the self-probe's tenant. Run as ottoai_system.
 select
     t.id as tenant_id,
     t.timezone
 from unnest(:timezones::text[], :days::date[], :untils::timestamptz[]) as e (timezone, day, until)
 inner join tenants as t on e.timezone = t.timezone
 where
-    t.id > :after and t.created_at < e.until
+    t.id > :after and t.id <> :probe and t.created_at < e.until
     and not exists (select from recaps as r where r.tenant_id = t.id and r.day >= e.day)
 order by t.id
 limit :limit;

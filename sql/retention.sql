@@ -11,6 +11,30 @@ with gone as (
 
 select count(*) from gone;
 
+-- name: retire_probes$
+-- Events and jobs of the self-probe's tenant, whatever became of them.
+with old as (
+    select e.seq from events as e where e.tenant_id = :probe and e.ts < :before order by e.seq limit :limit
+),
+
+gone as (
+    delete from events where tenant_id = :probe and seq in (select old.seq from old)
+    returning seq
+),
+
+jobs as (
+    delete from outbox
+    where
+        id in (
+            select o.id from outbox as o
+            where o.tenant_id = :probe and o.state <> 'open' and o.finished_at < :before
+            limit :limit
+        )
+    returning id
+)
+
+select greatest((select count(*) from gone), (select count(*) from jobs));
+
 -- name: retire_payloads$
 -- Raw webhook bodies.
 with gone as (

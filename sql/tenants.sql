@@ -219,7 +219,7 @@ select
     ) as routes
 from tenants as t
 inner join heads as h on t.id = h.tenant_id
-where :id::text is null or t.id = :id
+where (:id::text is null or t.id = :id) and t.id <> :probe
 order by t.id;
 
 -- name: provider_access^

@@ -129,9 +129,8 @@ class Watch:
             await asyncio.to_thread(self._prometheus, indicator, bound, lasted)
 
     def _prometheus(self, indicator: Indicator, bound: Bound, lasted: bool) -> None:
-        needed = set(
-            re.findall(r"[a-z_]+", "".join(each.promql() for each in (indicator.measure, *indicator.conditions)))
-        )
+        expressions = " ".join(each.promql() for each in (indicator.measure, *indicator.conditions))
+        needed = {_family(word) for word in re.findall(r"[a-z0-9_]+", expressions)}
         said = [(at, "\n".join(_about(text, needed))) for at, text in self.said]
         value = f"ottoai:{indicator.id}"
         answers = promtool.evaluate(said, value, promtool.FIRING)
@@ -159,8 +158,13 @@ def _about(text: str, metrics: set[str]) -> Iterator[str]:
     """The lines of a Prometheus text that are about some metrics."""
     for line in text.split("\n"):
         name = re.split(r"[ {]", line.removeprefix("# TYPE ").removeprefix("# HELP "), maxsplit=1)[0]
-        if name in metrics or re.sub("_(bucket|count|sum)$", "", name) in metrics:
+        if name in metrics or _family(name) in metrics:
             yield line
+
+
+def _family(metric: str) -> str:
+    """A histogram's name by that of one of its series."""
+    return re.sub("_(bucket|count|sum)$", "", metric)
 
 
 @asynccontextmanager

@@ -33,6 +33,11 @@ async def settle(system: Session, entry: int, outcome: str) -> None:
     await queries().operations.audit_settle(system, id=entry, outcome=outcome)
 
 
+async def is_alert(system: Session, alert_id: int) -> bool:
+    """Whether a target is an alert, open or over."""
+    return bool(await queries().operations.alert_known(system, id=alert_id))
+
+
 async def recent(system: Session, limit: int, before: int | None = None) -> list[Entry]:
     """The latest entries, or those before one."""
     rows = queries().operations.audit_entries(system, before=before, limit=limit)

@@ -9,6 +9,7 @@ import msgspec
 
 from ottoai.db import Session, queries
 from ottoai.domain.events import Appended
+from ottoai.domain.tenants import PROBE
 
 AT: Final = time(18)
 # A rescue is over two days after its call, or when what ends it could be done again after an outage. What took longer
@@ -57,6 +58,7 @@ async def due(system: Session, days: Mapping[str, Day], after: str, limit: int) 
         days=[each.day for each in days.values()],
         untils=[each.until for each in days.values()],
         after=after,
+        probe=PROBE,
         limit=limit,
     )
     return [Due(**row) async for row in found]

@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,6 +13,7 @@ from ottoai.domain.settings import check_settings
 from ottoai.errors import InvalidInput, NotFound
 from ottoai.vault import Vault
 
+PROBE: Final = "ottoai-probe"  # the self-probe's: nobody has a token for it, and it is in no list
 HOOK_BYTES = 18  # 144 random bits: not to be guessed, and 24 characters in a URL
 
 # What `tenant add` and `tenant set` take, and where it is kept.
@@ -109,8 +110,8 @@ async def owners(system: Session, provider: str, identities: Sequence[str]) -> d
 
 
 async def exists(system: Session, tenant_id: str) -> bool:
-    """Whether there is such a tenant."""
-    return await queries().tenants.by_id(system, id=tenant_id, provider="") is not None
+    """Whether there is such a tenant; the self-probe's is none of anybody's."""
+    return tenant_id != PROBE and await queries().tenants.by_id(system, id=tenant_id, provider="") is not None
 
 
 async def add(
@@ -161,8 +162,8 @@ async def change(
 
 
 async def every(system: Session, tenant_id: str | None = None) -> list[Row]:
-    """All tenants, or one, with their settings and where they stand."""
-    return [row async for row in queries().tenants.every(system, id=tenant_id)]
+    """All tenants but the self-probe's, or one, with their settings and where they stand."""
+    return [row async for row in queries().tenants.every(system, id=tenant_id, probe=PROBE)]
 
 
 async def secrets_of(system: Session, tenant_id: str) -> list[Row]:
@@ -193,6 +194,8 @@ async def reseal(system: Session, vault: Vault) -> int:
 def _check_id(tenant_id: str) -> None:
     if not is_id(tenant_id):
         raise InvalidInput(f"id: {tenant_id!r} must be letters, digits, - and _, at most 63 of them")
+    if tenant_id == PROBE:
+        raise InvalidInput(f"id: {PROBE} is reserved for the self-probe")
 
 
 def _sorted_out(vault: Vault, given: Mapping[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:

@@ -23,9 +23,9 @@ async def untold(system: Session, since: datetime) -> list[Alert]:
     return await _alerts(queries().ops.untold_alerts(system, since=since))
 
 
-async def past(system: Session, limit: int) -> list[Alert]:
-    """Alerts that are over, the latest first."""
-    return await _alerts(queries().ops.past_alerts(system, limit=limit))
+async def past(system: Session, limit: int, before: int | None = None) -> list[Alert]:
+    """Alerts that are over, the latest first; from behind that one (an id) on."""
+    return await _alerts(queries().ops.past_alerts(system, before=before, limit=limit))
 
 
 async def save(system: Session, alert: Alert) -> int | None:

@@ -53,9 +53,9 @@ class Alerting:
         """Alerts that fire or are pending, the worst first."""
         return self._alerts.active
 
-    async def past(self, system: Session, limit: int) -> list[Alert]:
-        """Alerts that are over, the latest first."""
-        return [self._alerts.worded(row) for row in await alert_rows.past(system, limit)]
+    async def past(self, system: Session, limit: int, before: int | None = None) -> list[Alert]:
+        """Alerts that are over, the latest first; from behind that one on."""
+        return [self._alerts.worded(row) for row in await alert_rows.past(system, limit, before)]
 
     async def acknowledge(self, system: Session, alert_id: int, actor: str) -> bool:
         """Note that somebody has seen an alert; whether it was open and nobody had."""

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 EVERY: Final = timedelta(minutes=5)
 USUAL: Final = 5  # deliveries in the same hours of each of two weeks: with fewer, none is no news
 PROBE: Final = "ottoai-probe"  # the self-probe's own tenant
+WITHIN: Final = timedelta(days=8)  # the week of their last habit
 LIMIT: Final = 1000  # tenants named; the provider's outage silences them all
 
 
@@ -46,13 +47,22 @@ class Silence:
             return
         self._next = now + EVERY
         try:
-            rows = queries().ops.silent_tenants(
-                self._system, now=now, listed=LISTED, probe=PROBE, usual=USUAL, limit=LIMIT
-            )
-            self.tenants = [Silent(**row) async for row in rows]
+            self.tenants = await self._ask(now)
         except StoreUnavailable as error:
             log.warning("Silent tenants not known", extra={"error": repr(error)})
             self.tenants = None
             self._metrics.webhook_silent_tenants.replace(())
             return
         self._metrics.webhook_silent_tenants.set(len(self.tenants))
+
+    async def _ask(self, now: datetime) -> list[Silent]:
+        rows = queries().ops.silent_tenants(self._system, now=now, listed=LISTED, probe=PROBE, usual=USUAL, limit=LIMIT)
+        today = {row["tenant_id"]: row["last_at"] async for row in rows}
+        known = {each.tenant_id: each.last_at for each in self.tenants or ()}  # it is silent: that changes no more
+        last = {tenant: last_at or known.get(tenant) for tenant, last_at in today.items()}
+        if unknown := [tenant for tenant, last_at in last.items() if last_at is None]:
+            rows = queries().ops.last_deliveries(
+                self._system, tenants=unknown, since=now - WITHIN, until=now, listed=LISTED
+            )
+            last |= {row["tenant_id"]: row["last_at"] async for row in rows}
+        return [Silent(tenant_id=tenant, last_at=last_at) for tenant, last_at in last.items()]

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from ottoai import trace
 from ottoai.background import running
 from ottoai.domain.events import Appended
+from ottoai.domain.tenants import PROBE
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,10 @@ class Bus:
     def _publish(self, appended: Appended) -> None:
         for event in appended.events:
             channels = event.channels
-            log.info(
+            # What each process sends itself every few seconds is not worth a line.
+            level = logging.DEBUG if event.tenant_id == PROBE else logging.INFO
+            log.log(
+                level,
                 "Event %s published to %d channels",
                 event.event,
                 len(channels),

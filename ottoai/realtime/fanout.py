@@ -87,19 +87,21 @@ class Fanout:
                 if group.batch != self._batch:
                     continue
                 for connection in list(group.connections):
-                    sent += self._write_batch(stream, group, connection)
+                    wrote = self._write_batch(stream, group, connection)
+                    sent += wrote if stream.counted else 0
                     written += 1
                     if written % YIELD_EVERY == 0:
                         await asyncio.sleep(0)
             if groups:
-                self._measure(entries, groups, time.perf_counter() - begun)
+                self._measure(stream, entries, groups, time.perf_counter() - begun)
         self._metrics.ws_messages_sent_total.inc(sent)
 
-    def _measure(self, entries: Iterable[Entry], groups: Iterable[Group], seconds: float) -> None:
+    def _measure(self, stream: Stream, entries: Iterable[Entry], groups: Iterable[Group], seconds: float) -> None:
         """Tell how old events were when they were written, and of those whose trace is recorded, that they were."""
         now = time.time()
         for entry in entries:
-            self._metrics.event_e2e_latency_seconds.observe(max(0.0, now - entry.at))
+            if stream.counted:
+                self._metrics.event_e2e_latency_seconds.observe(max(0.0, now - entry.at))
             if entry.traceparent:
                 sockets = sum(len(group.connections) for group in groups if group.wants(entry))
                 told: dict[str, str | int] = {"place": entry.place or "transient", "sockets": sockets}

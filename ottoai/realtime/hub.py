@@ -60,12 +60,17 @@ class Hub:
 
     async def enter(self, connection: Connection) -> Stream:
         """Take a connection in; returns its tenant's stream. Raises NotFound (no such tenant), StoreUnavailable."""
-        stream = await self.stream(connection.tenant_id)
-        stream.members[connection] = None
-        stream.join(connection)
+        stream = await self.attach(connection)
         self.connections[connection.id] = connection
         self.wheel.add(connection)
         self._metrics.ws_connections.set(len(self.connections))
+        return stream
+
+    async def attach(self, connection: Connection) -> Stream:
+        """Let a connection hear its tenant, and neither count it nor look after it. Raises as `enter`."""
+        stream = await self.stream(connection.tenant_id)
+        stream.members[connection] = None
+        stream.join(connection)
         return stream
 
     def leave(self, connection: Connection) -> None:
@@ -74,6 +79,10 @@ class Hub:
             return
         self._metrics.ws_connections.set(len(self.connections))
         self.wheel.remove(connection)
+        self.detach(connection)
+
+    def detach(self, connection: Connection) -> None:
+        """Let a connection hear nothing more."""
         if connection.reader is not None:
             connection.reader.cancel()
         stream = self.streams.get(connection.tenant_id)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ottoai.domain.events import Event
+from ottoai.domain.tenants import PROBE
 from ottoai.realtime.connection import Connection
 from ottoai.realtime.messages import encode_event
 from ottoai.realtime.wires import WEBSOCKET, Wire
@@ -68,6 +69,7 @@ class Stream:
 
     def __init__(self, tenant_id: str, epoch: int, head: int) -> None:
         self.tenant_id = tenant_id
+        self.counted = tenant_id != PROBE  # whether what is written of it is in the figures
         self.epoch = epoch
         self.head = head
         self.flushed = head

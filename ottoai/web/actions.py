@@ -1,12 +1,13 @@
 """POST below /ops: what operators can do. Who may, and what is written down of it: see press."""
 
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from aiohttp import web
 
-from ottoai.domain import failed_jobs, outbox, paused
+from ottoai.domain import audit, failed_jobs, outbox, paused
 from ottoai.errors import NotFound, OttoError
 from ottoai.queue import QUEUES
 from ottoai.web import keys, ops
@@ -17,6 +18,8 @@ from ottoai.webhooks import quarantine
 
 REPLAYED: Final = 100  # deliveries tried again by one press: each takes a few milliseconds, and a page must answer
 SKEW: Final = timedelta(hours=1)  # the database's clock may be ahead of ours
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 async def retry(request: web.Request) -> web.Response:
@@ -113,6 +116,23 @@ async def kick(request: web.Request) -> web.Response:
         }[where]
 
     return await press.carry_out(connection, "/ops", do)
+
+
+async def acknowledge(request: web.Request) -> web.Response:
+    """Note that somebody has seen an alert (`id`)."""
+    if (press := await pressed(request, "acknowledge")) is None:
+        return ops.challenge()
+    if not _NUMBER.fullmatch(given := press.field("id")):
+        raise NotFound("There is no alert by that id.")
+
+    async def do() -> str:
+        if await press.app[keys.ALERTS].acknowledge(press.system, int(given), press.user.name):
+            return "acknowledged"
+        if not await audit.is_alert(press.system, int(given)):
+            raise NotFound("There is no alert by that id.")
+        return "nothing to do: it is over, or was acknowledged before"
+
+    return await press.carry_out(given, "/ops", do)
 
 
 async def pause(request: web.Request) -> web.Response:

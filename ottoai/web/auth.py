@@ -21,6 +21,7 @@ from ottoai.db import Session
 from ottoai.domain import revocations
 from ottoai.domain.revocations import Revocation
 from ottoai.domain.roles import Role
+from ottoai.domain.tenants import PROBE
 from ottoai.errors import Forbidden, InvalidInput, StoreUnavailable, Unauthenticated
 from ottoai.realtime.connection import User
 from ottoai.web import jwks
@@ -184,9 +185,13 @@ def demand(principal: Principal, *roles: Role) -> None:
 
 
 def issue(config: Config, org: str, user: str, role: Role, ttl: timedelta) -> str:
-    """A token of our own, for operators and tests. Raises InvalidInput without JWT_SECRET."""
+    """A token of our own, for operators and tests. Raises InvalidInput without JWT_SECRET, and for a tenant without
+    users.
+    """
     if not config.jwt_secret:
         raise InvalidInput("Tokens cannot be issued here: JWT_SECRET is not set. They come from Clerk alone.")
+    if org == PROBE:
+        raise InvalidInput(f"Nobody has a token for {PROBE}: it is the self-probe's.")
     now = datetime.now(UTC)
     claims = {"sub": user, "org_id": org, "org_role": role, "iat": now, "exp": now + ttl}
     if config.jwt_issuer:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ottoai.domain.roles import Role, role_of
+from ottoai.domain.tenants import PROBE
 from ottoai.errors import Unauthenticated
 
 _Said = TypeVar("_Said", bound=str)
@@ -58,6 +59,8 @@ def principal_of(claims: Mapping[str, Any]) -> Principal:
         # What is not printable (a NUL, half a surrogate pair) fits into no column and no log line.
         if not text or len(text) > MAX_ID or not text.isprintable():
             raise refused(f"its {name} is no id")
+    if org == PROBE:
+        raise refused("its org is none that has users")
     role = _one("role (org_role or o.rol)", *(role_of(word) if word else None for word in (read.org_role, nested.rol)))
     try:
         expires_at = datetime.fromtimestamp(read.exp, UTC)

@@ -12,6 +12,8 @@ from ottoai.metrics import Metrics
 from ottoai.ops.alerting import Alerting
 from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Monitor
+from ottoai.ops.probes import Prober
+from ottoai.ops.snapshot import Board
 from ottoai.ops.watch import Watch
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
@@ -50,7 +52,9 @@ HEALTH = web.AppKey("health", Health)
 KICKS = web.AppKey("kicks", Kicks)
 MONITOR = web.AppKey("monitor", Monitor)
 ALERTS = web.AppKey("alerts", Alerting)
+BOARD = web.AppKey("board", Board)
 WATCH = web.AppKey("watch", Watch)
+PROBER = web.AppKey("prober", Prober)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID = web.RequestKey("request_id", str)

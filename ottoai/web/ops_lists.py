@@ -11,7 +11,7 @@ from ottoai.errors import InvalidInput, NotFound
 from ottoai.web import inputs, keys
 from ottoai.web.ops_frame import address, render
 
-SHOWN: Final = 100
+SHOWN: Final = 50
 
 Word = Annotated[str, msgspec.Meta(max_length=200)]
 

@@ -71,7 +71,8 @@ async def test_beat(watch, config, db):
         await watch.look(35)
         await watch.agree_on("beat_tick", "warning")
         await watch.passes("beat_tick", "critical")
-        reporter.close()
+        reporter.update(state="stopped")
+        await asyncio.to_thread(reporter.run_once)
         await watch.passes("beat", "critical")
 
 
@@ -88,7 +89,7 @@ async def test_jobs_that_fail(watch, config):
 
         async def fail():
             worker.runner._context.queues.enqueue(stage_many(watch.url, "nonsense", 60))
-            while execute(watch.url, "select from outbox where state = 'open' limit 1"):
+            while execute(watch.url, "select 1 from outbox where state = 'open' limit 1"):
                 await work(worker)
             await tell()
 
@@ -116,6 +117,7 @@ async def test_jobs_that_take_long(watch, config, monkeypatch):
 
     monkeypatch.setitem(jobs.run.JOBS, "slow", Staged(slow, Retry(3, 1, 1)))
     metrics = Metrics("test", "worker")
+    metrics.worker_task_duration_seconds.zero(task="slow", queue="default")
     async with worker_of(config, metrics, name="worker-one-1") as worker:
 
         async def run():

@@ -105,7 +105,7 @@ async def test_everybody_is_gone(watch, token):
     assert watch.reading("ws_connections").note == "nobody was there today"
     async with connected(watch, token):
         for _ in range(5):
-            await watch.look(60)
+            await watch.look(60)  # the watch keeps each minute
         assert watch.reading("ws_connections").verdict == "ok"
     await until(lambda: watch.counted("ws_connections") == 0)
     await watch.passes("ws_connections", "critical", step=60)

@@ -74,9 +74,9 @@ async def test_the_error_budget_burns(watch, token):
 
 @drives("latency_budget", "warning")
 async def test_the_latency_budget_burns(watch, token):
-    await watch.ask(SETTINGS, 60, token)
+    await watch.ask(SETTINGS, 1, token)
     await watch.settled("latency_budget")
-    await watch.passes("latency_budget", "warning", slow(watch, token, 0.6, times=60))
+    await watch.passes("latency_budget", "warning", slow(watch, token, 0.6, times=120))
 
 
 @drives("foreign_ids", "critical")

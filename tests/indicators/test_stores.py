@@ -101,10 +101,18 @@ async def test_queries_that_hang(watch, token):
         return cause
 
     await watch.passes("db_slow", "info", hang(0.4, 1))
-    await watch.passes("db_query", "warning", hang(0.3, 9))
-    await watch.passes("db_slow", "warning", hang(0.5, 60))
+
+    def often(seconds):
+        async def cause():
+            for _ in range(4):
+                await hang(seconds, 5)()
+
+        return cause
+
+    await watch.passes("db_query", "warning", often(0.3))
+    await watch.passes("db_slow", "warning", often(0.4))
     await watch.passes("db_wait", "warning", hang(0.5, 30))
-    await watch.passes("db_query", "critical", hang(1.2, 30))
+    await watch.passes("db_query", "critical", often(1.2))
     await watch.passes("db_wait", "critical", hang(1.7, 60))
     for level, times in (("warning", 4), ("critical", 5)):
         for _ in range(6):
@@ -136,6 +144,7 @@ async def test_memory(watch):
 
 
 @drives("files", "info", "critical")
+@configured(ALERT_BOUNDS="files.info=0.3,files.critical=0.5")
 async def test_open_files(watch):
     import resource
 
@@ -143,9 +152,9 @@ async def test_open_files(watch):
     await watch.settled("files")
     opened = psutil.Process().num_fds()
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(opened / 0.8), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(opened / 0.4), hard))
         await watch.passes("files", "info")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(opened / 0.95), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(opened / 0.6), hard))
         await watch.passes("files", "critical")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

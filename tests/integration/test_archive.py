@@ -132,8 +132,8 @@ async def test_hours_sum_minutes_up(start, clock, database_url):
         database_url,
         "insert into ops_minutes (at, increases, readings)"
         " select %s::timestamptz + n * interval '1 minute', '{}',"
-        " jsonb_build_object('queue_length', jsonb_build_array(nullif(n, 59), case n when 5 then 'critical' else 'ok' end),"
-        " 'http_p95', jsonb_build_array(null, 'none'))"
+        " jsonb_build_object('http_p95', jsonb_build_array(null, 'none'), 'queue_length',"
+        " jsonb_build_array(nullif(n, 59), case n when 5 then 'critical' else 'ok' end))"
         " from generate_series(0, 59) n",
         clock().replace(hour=11, minute=0, second=0),
     )

@@ -1,4 +1,4 @@
-"""What operators and developers open: /ops, /demo, /metrics, the heartbeat, and the explanation of a problem."""
+"""What developers and machines open: /demo, /metrics, the heartbeat, and the explanation of a problem."""
 
 import aiohttp
 import pytest
@@ -11,28 +11,12 @@ from ottoai.metrics import Metrics
 from tests.conftest import make_config
 from tests.helpers import get
 
-OPERATOR = ("operator", "secret")
-
 
 async def fetch(url: str, auth: tuple[str, str] | None = None, **options):
     if auth:
         options["headers"] = {"Authorization": encode_basic_auth(*auth)}
     async with aiohttp.ClientSession() as session, session.get(url, **options) as response:
         return response.status, response.headers, await response.text()
-
-
-@pytest.mark.parametrize("auth", [None, ("operator", "wrong"), ("nobody", "secret"), ("", "")])
-async def test_ops_is_for_its_users(base, auth):
-    status, headers, body = await fetch(f"{base}/ops", auth=auth)
-    assert (status, headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
-    assert "Queues" not in body
-
-
-async def test_ops_without_users_answers_in_development_only(database_url, redis_url, demo, aiohttp_server):
-    for environment, expected in (("development", 200), ("staging", 404)):
-        settings = {"ENVIRONMENT": environment, "OPS_USERS": ""}
-        server = await aiohttp_server(build_app(make_config(database_url, redis_url, **settings)))
-        assert (await fetch(str(server.make_url("/ops"))))[0] == expected
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
@@ -54,32 +38,6 @@ async def test_demo_is_nowhere_but_in_development(database_url, redis_url, demo,
                 assert found[0] == (200 if method in {"GET", "HEAD"} else 405)
             else:
                 assert found == await ask(base, "/nothing"), "as any unknown address"
-
-
-async def test_ops_shows_processes_and_puts_failures_first(base, redis_url):
-    name = '<script>alert("x")</script>'
-    figures = Metrics("9", "worker").render
-    with tally.Reporter(redis_url, "worker", version="9", figures=figures, name=name) as reporter:
-        reporter.update(state="idle", queues=["urgent"])
-        reporter.run_once()
-        status, headers, body = await fetch(f"{base}/ops", auth=OPERATOR)
-    assert status == 200
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
-    assert "&lt;script&gt;" in body
-    assert "<script" not in body
-    assert body.index('"row">beat') < body.index('"row">database'), "what fails should come first"
-    assert (await fetch(f"{base}/static/ops.css"))[0] == 200
-
-
-async def test_ops_without_redis_says_so(base, redis_server):
-    redis_server.stop()
-    try:
-        status, _, body = await fetch(f"{base}/ops", auth=OPERATOR)
-    finally:
-        redis_server.start()
-    assert status == 200
-    assert "Redis does not answer" in body
-    assert "staged jobs are open" in body
 
 
 async def test_heartbeat_needs_worker_and_beat(base, redis_url):

@@ -52,7 +52,7 @@ class Ask:
 
 PRESSED: Final = (
     "/ops/jobs/retry", "/ops/jobs/discard", "/ops/quarantine/replay", "/ops/connections/kick",
-    "/ops/queues/pause", "/ops/queues/resume",
+    "/ops/alerts/acknowledge", "/ops/queues/pause", "/ops/queues/resume",
 )  # fmt: skip
 
 
@@ -234,6 +234,9 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
     ("POST", "/twilio/{kind}/{hook}"): twilio_webhook,
     ("POST", "/clerk/webhook"): clerk,
     ("GET", "/ops"): public(),
+    ("GET", "/ops.txt"): public(),
+    ("GET", "/ops.json"): public(),
+    ("GET", "/ops/alerts"): public("", "?before=1"),
     ("GET", "/ops/quarantine"): public(f"?tenant={B.id}"),
     ("GET", "/ops/jobs"): public(f"?tenant={B.id}", f"?state=open&tenant={B.id}"),
     ("GET", "/ops/jobs/{id}"): lambda _: [Ask(f"/ops/jobs/{each}") for each in (MISSING, B.uuid(6), B.word)],

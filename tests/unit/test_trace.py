@@ -4,18 +4,15 @@ import asyncio
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from ottoai import trace
 from ottoai.config import Config
-from tests.canary import watch
+from tests.collector import Collector, collecting
 from tests.conftest import SECRET_KEY
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -37,44 +34,10 @@ def config(endpoint: str = "", ratio: str = "1", proxies: str = "") -> Config:
     )
 
 
-class Collector:
-    """A small OTLP receiver: it keeps what it was sent."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.paths: set[str] = set()
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                collector.paths.add(self.path)
-                collector.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                watch.saw("traces", collector.bodies[-1])
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def spans(self) -> dict:
-        requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
-        resources = [resource for request in requests for resource in request.resource_spans]
-        return {span.name: span for resource in resources for scope in resource.scope_spans for span in scope.spans}
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    receiver = Collector()
-    thread = threading.Thread(target=receiver.server.serve_forever)
-    thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    thread.join()
-    receiver.server.server_close()
+    with collecting() as receiver:
+        yield receiver
 
 
 def test_without_an_endpoint_there_is_an_id_and_nothing_else():
