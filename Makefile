@@ -59,6 +59,15 @@ metrics\:snapshot: $(STAMP)  ## Print the figures of the service at BASE beside 
 verify\:foundations: $(STAMP)  ## Tests, lint, and whether every generated file is current; needs no server
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/verify_foundations.sh
 
+ops\:daily: $(STAMP)  ## Each morning: indicators, components, workers of the service at BASE
+	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh daily
+
+ops\:weekly: $(STAMP)  ## Each week: both smoke tests of the service at BASE, and verify:foundations (TOKEN, DEV_KEY)
+	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh weekly
+
+ops\:monthly: $(STAMP)  ## Each month: what retention left, the month's alerts, sizes (DATABASE_URL)
+	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh monthly
+
 lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
 	for name in requirements requirements-build; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(ARGS) \
@@ -89,4 +98,4 @@ $(STAMP): requirements.lock requirements-build.lock
 	       -r requirements.lock
 	@touch $@
 
-.PHONY: help run demo test lint bench chaos month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations lock clean
+.PHONY: help run demo test lint bench chaos month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean

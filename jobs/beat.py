@@ -1,6 +1,6 @@
 """Beat: every second it enqueues what is due, brings back what was lost, and says that it is alive.
 
-Its three parts are guarded from each other: with Redis or PostgreSQL away, the others go on. A second beat stands by
+Its parts are guarded from each other: with Redis or PostgreSQL away, the others go on. A second beat stands by
 for the schedule; the outbox both repair, since two cannot find the same job due. What runs when: see schedule.
 """
 
@@ -17,7 +17,7 @@ from jobs.schedule import Schedule
 from ottoai import __version__
 from ottoai.config import Config
 from ottoai.db import Database, open_pool, refuse_privilege
-from ottoai.domain import outbox
+from ottoai.domain import outbox, paused
 from ottoai.errors import ConfigError, StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.queue import BULK, URGENT, Queues, client
@@ -41,12 +41,14 @@ class Beat:
         self._reporter = reporter
         self._allowed = False
         self._leading: bool | None = None
-        self._outages = {part: Outage(f"Beat's {part}") for part in ("schedule", "outbox repair", "outbox figures")}
+        parts = ("schedule", "pauses", "outbox repair", "outbox figures")
+        self._outages = {part: Outage(f"Beat's {part}") for part in parts}
 
     async def run_once(self) -> None:
         """Tick. Raises ConfigError if the database would let us do more than we may, and nothing else."""
         await asyncio.gather(
             self._guarded("schedule", self.keep_schedule),
+            self._guarded("pauses", self.heed_pauses),
             self._guarded("outbox repair", self.repair),
             self._guarded("outbox figures", self.measure),
         )
@@ -69,6 +71,10 @@ class Beat:
         if leading != self._leading:
             log.info("Beat leads" if leading else "Another beat leads; standing by")
         self._leading = leading
+
+    async def heed_pauses(self) -> None:
+        """Know which queues operators stopped; with the database away, the last that was known counts."""
+        self._schedule.paused = frozenset([each.queue for each in await paused.paused(self._db.system())])
 
     async def repair(self) -> None:
         """Enqueue the staged jobs that are due: those of later, those that nobody enqueued, those whose worker died."""
@@ -95,6 +101,7 @@ class Beat:
         count, oldest = await outbox.backlog(self._db.system())
         self._metrics.outbox_open.set(count)
         self._metrics.outbox_oldest_age_seconds.set(oldest)
+        self._metrics.outbox_dead.set(await outbox.dead(self._db.system()))
 
     async def _guarded(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -15,7 +15,7 @@ from ottoai.background import running
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain.events import Appended
-from ottoai.domain.outbox import Leased
+from ottoai.domain.outbox import Failure, Leased
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues, Waker, client, open_waker
 from ottoai.realtime.bus import Bus, open_bus
@@ -67,7 +67,7 @@ class Staged:
     handler: Callable[[Context, Leased], Awaitable[None]]
     retry: Retry
     timeout: float = 30.0
-    bury: Callable[[Context, Leased, str], Awaitable[Appended]] | None = None
+    bury: Callable[[Context, Leased, Failure], Awaitable[Appended]] | None = None
 
 
 # A periodic job: returns whether there is more to do, which is then done in a run of its own, right after.

@@ -4,7 +4,7 @@ from jobs.context import Context, Retry, Staged
 from ottoai import trace
 from ottoai.domain import outbox, probes
 from ottoai.domain.events import Appended
-from ottoai.domain.outbox import Leased
+from ottoai.domain.outbox import Failure, Leased
 
 
 async def probe(context: Context, job: Leased) -> None:
@@ -12,7 +12,7 @@ async def probe(context: Context, job: Leased) -> None:
     context.bus.publish(await probes.finish(context.db.one(job.tenant_id), job, trace.trace_id()))
 
 
-async def bury(context: Context, job: Leased, reason: str) -> Appended:  # noqa: ARG001 - the sender finds out itself
+async def bury(context: Context, job: Leased, why: Failure) -> Appended:  # noqa: ARG001 - the sender finds out itself
     """Close it: no operator should look at it among the dead ones, or try it again."""
     await outbox.done(context.db.one(job.tenant_id), job)
     return Appended(job.tenant_id, 0, ())

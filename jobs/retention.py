@@ -1,4 +1,5 @@
-"""Forgets what has been kept long enough: events, payloads, idempotency keys, what was heard, jobs done. Periodic.
+"""Forgets what has been kept long enough: events, payloads, idempotency keys, what was heard, jobs done, what the watch
+saw. Periodic.
 
 Deletes in small batches with pauses, so that it holds no lock for long and leaves the disk to others.
 """
@@ -23,6 +24,11 @@ BUDGET = 0.6  # of a run's deadline; what is left then is for the next run, whic
 JOBS_KEPT = timedelta(days=7)  # jobs done tell nothing that the log does not; a week is for finding out what happened
 PROBES_KEPT = timedelta(days=1)  # thousands a day, and none is ever asked for
 HEARD_KEPT = timedelta(days=7)  # Clerk sends again for about 28 hours; what it tells later is newer
+# What /ops shows: 24 hours by the minute, 30 days by the hour. An hour and a day more, so that its oldest end is whole.
+MINUTES_KEPT = timedelta(hours=25)
+HOURS_KEPT = timedelta(days=31)
+# As long as deliveries are known: who asks what happened a year ago, finds what was told and done then.
+OPERATED_KEPT = timedelta(days=395)
 REQUEST_KEYS_KEPT = timedelta(hours=24)  # clients are promised that; who has not asked again by then has given up
 
 
@@ -76,6 +82,26 @@ TABLES = (
         "outbox",
         lambda db, before: queries().retention.retire_jobs(db, before=before, limit=BATCH),
         lambda _: JOBS_KEPT,
+    ),
+    Table(
+        "ops_minutes",
+        lambda db, before: queries().retention.retire_minutes(db, before=before, limit=BATCH),
+        lambda _: MINUTES_KEPT,
+    ),
+    Table(
+        "ops_hours",
+        lambda db, before: queries().retention.retire_hours(db, before=before, limit=BATCH),
+        lambda _: HOURS_KEPT,
+    ),
+    Table(
+        "alerts",
+        lambda db, before: queries().retention.retire_alerts(db, before=before, limit=BATCH),
+        lambda _: OPERATED_KEPT,
+    ),
+    Table(
+        "ops_audit",
+        lambda db, before: queries().retention.retire_audit(db, before=before, limit=BATCH),
+        lambda _: OPERATED_KEPT,
     ),
 )
 

@@ -14,10 +14,12 @@ from contextlib import suppress
 
 import psutil
 import redis
+import rq
 from rq.utils import as_text, now
 from rq.worker import WorkerStatus
 
 from jobs.outage import Outage
+from jobs.pauses import Pauses
 from jobs.rq_books import Books, Taken
 from jobs.runner import FUNCTIONS, Runner
 from ottoai.tally import Reporter
@@ -59,6 +61,7 @@ class Worker(Books):
         connection: redis.Redis,
         runner: Runner,
         reporter: Reporter,
+        pauses: Pauses,
         *,
         most: int,
         memory: int,
@@ -67,6 +70,7 @@ class Worker(Books):
         self.stopping = runner.stopping
         self.runner = runner
         self._reporter = reporter
+        self._pauses = pauses
         self._most = [max(1, most - most * place // 4) for place in range(len(queues))]
         self._memory = memory
         self._process = psutil.Process()
@@ -116,15 +120,20 @@ class Worker(Books):
 
     def _take(self) -> list[tuple[str, str]]:
         """(queue key, id) out of the queues, most urgent first."""
-        rooms = self._rooms()
-        if self._suspended or not any(rooms):
+        open_ = self._open()
+        rooms = {each.key: room for each, room in zip(self.queues, self._rooms(), strict=True) if each in open_}
+        if not any(rooms.values()):
             return []
         if self._running:
-            flat = self._take_script(keys=self.queue_keys(), args=rooms)
+            flat = self._take_script(keys=list(rooms), args=list(rooms.values()))
         else:  # then there is nothing to look after meanwhile
-            flat = self.connection.blpop(self.queue_keys(), POLL) or ()
+            flat = self.connection.blpop(list(rooms), POLL) or ()
         words = [as_text(word) for word in flat]
         return list(zip(words[::2], words[1::2], strict=True))
+
+    def _open(self) -> list[rq.Queue]:
+        """The queues that may be taken from: all but those that an operator stopped."""
+        return [] if self._suspended else [each for each in self.queues if self._pauses.open(each.name)]
 
     def _rooms(self) -> list[int]:
         """How many more jobs of each queue may run."""
@@ -162,7 +171,7 @@ class Worker(Books):
 
     def _settle(self, wait: float) -> None:
         """Close what ended. While something runs, wait so many seconds for that."""
-        if wait and (self._running or self._suspended):
+        if wait and (self._running or not self._open()):
             with suppress(queue.Empty):
                 self._unwritten.append(self._ended.get(timeout=wait))
         while not self._ended.empty():
@@ -195,7 +204,8 @@ class Worker(Books):
                 self._settle(PEEK)
 
     def _chores(self) -> None:
-        """What is due every second: be heard, tidy up RQ's registries, stay small."""
+        """What is due every second: hear and be heard, tidy up RQ's registries, stay small."""
+        self._pauses.refresh()
         forgotten, self._suspended = self.be_heard(self._running)
         if forgotten:
             self.register(self._status)

@@ -6,10 +6,8 @@ Measuring is left to the worker, which calls these functions and counts what the
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
@@ -17,6 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from jobs.context import Context, Periodic, Retry, Staged
+from jobs.failures import described, failure, traced
 from jobs.follow_up import FOLLOW_UP
 from jobs.leases import LeaseLostError
 from jobs.probe import PROBE
@@ -26,9 +25,10 @@ from jobs.retention import retention
 from jobs.send_text import SEND_TEXT
 from ottoai import trace
 from ottoai.background import running
-from ottoai.domain import outbox
-from ottoai.domain.outbox import Leased
-from ottoai.errors import OttoError, StoreUnavailable
+from ottoai.domain import outbox, periodic
+from ottoai.domain.outbox import Failure, Leased
+from ottoai.domain.periodic import Run
+from ottoai.errors import StoreUnavailable
 from ottoai.log import bind
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,9 @@ async def perform_periodic(context: Context, name: str) -> Outcome | None:
     if name not in PERIODIC:
         log.warning("Unknown periodic job", extra={"task": name})
         return None
-    started = time.perf_counter()
-    status: Status = "success"
+    began, started = context.clock(), time.perf_counter()
+    status: Literal["success", "failure"] = "success"
+    failed: Exception | None = None
     with _traced(name, ""):
         try:
             async with asyncio.timeout(context.deadline) as limit, _alone(context, name, limit) as alone:
@@ -91,18 +92,30 @@ async def perform_periodic(context: Context, name: str) -> Outcome | None:
                 more = await PERIODIC[name](context)
             if more:
                 await asyncio.to_thread(context.queues.enqueue_periodic, name)
-        except Exception:  # the edge of a job: whatever is wrong with one, the worker goes on to the next
+        except Exception as error:  # the edge of a job: whatever is wrong with one, the worker goes on to the next
             log.exception("Periodic job failed", extra={"task": name})
-            status = "failure"
-    return Outcome(name, status, time.perf_counter() - started)
+            status, failed = "failure", error
+        seconds = time.perf_counter() - started
+        await _note(context, Run(name, began, seconds, status, trace_id=trace.trace_id()), failed)
+    return Outcome(name, status, seconds)
+
+
+async def _note(context: Context, run: Run, error: Exception | None) -> None:
+    """Leave word for operators of how a periodic job's run went."""
+    if error:
+        run = msgspec.structs.replace(run, error=described(error), traceback=traced(error))
+    try:
+        await periodic.note(context.db.system(), run)
+    except StoreUnavailable as away:
+        log.warning("A periodic job's run is not noted", extra={"task": run.name, "error": repr(away)})
 
 
 async def _attempt(context: Context, job: Leased) -> Status | None:
     declared = JOBS.get(job.job)
     if declared is None:
-        return await _give_up(context, job, f"there is no job named {job.job}")
+        return await _give_up(context, job, Failure(f"there is no job named {job.job}"))
     if job.attempts > declared.retry.attempts:
-        return await _give_up(context, job, "every attempt ended with its worker")
+        return await _give_up(context, job, Failure("every attempt ended with its worker"))
     try:
         async with context.leases.held(job, declared.timeout):
             await declared.handler(context, job)
@@ -116,37 +129,29 @@ async def _attempt(context: Context, job: Leased) -> Status | None:
 
 async def _failed(context: Context, job: Leased, retry: Retry, error: Exception) -> Status:
     if job.attempts >= retry.attempts:
-        return await _give_up(context, job, described(error), error)
+        return await _give_up(context, job, failure(error), error)
     backoff = retry.backoff(job.attempts)
     extra = {"task": job.job, "attempt": job.attempts, "retry_in": round(backoff.total_seconds(), 1)}
     log.warning("Job failed, will be retried", extra=extra, exc_info=error)
     try:
-        await outbox.put_off(context.db.one(job.tenant_id), job, described(error), backoff)
+        await outbox.put_off(context.db.one(job.tenant_id), job, failure(error), backoff)
     except StoreUnavailable as away:
         log.warning("Job not put off; it falls due when its lease ends", extra={"error": repr(away)})
     return "retry"
 
 
-async def _give_up(context: Context, job: Leased, reason: str, error: Exception | None = None) -> Status:
-    log.error("Job failed for good", extra={"task": job.job, "attempt": job.attempts, "reason": reason}, exc_info=error)
+async def _give_up(context: Context, job: Leased, why: Failure, error: Exception | None = None) -> Status:
+    extra = {"task": job.job, "attempt": job.attempts, "reason": why.error}
+    log.error("Job failed for good", extra=extra, exc_info=error)
     try:
         declared = JOBS.get(job.job)
         if declared and declared.bury:
-            context.bus.publish(await declared.bury(context, job, reason))
+            context.bus.publish(await declared.bury(context, job, why))
         else:
-            context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, reason, trace.trace_id()))
+            context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, why, trace.trace_id()))
     except StoreUnavailable as away:
         log.warning("Job not buried; it falls due when its lease ends", extra={"error": repr(away)})
     return "failure"
-
-
-def described(error: Exception) -> str:
-    """What the outbox keeps of an error. Other people's messages may quote a tenant's data: of them, only where."""
-    name = type(error).__qualname__
-    if isinstance(error, OttoError):
-        return f"{name}: {error.detail}"
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{name} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else name
 
 
 @contextmanager

@@ -83,6 +83,7 @@ class Schedule(Scheduler):  # type: ignore[misc]
         self._queues = queues
         self._entries = {f"schedule-{entry.name}": entry for entry in entries}
         self._declare_at = 0.0
+        self.paused: frozenset[str] = frozenset()  # queues that get no runs now
 
     def run_once(self) -> bool:
         """Enqueue what is due, if this is the beat that does so now; return whether it is. Raises StoreUnavailable."""
@@ -108,13 +109,16 @@ class Schedule(Scheduler):  # type: ignore[misc]
             self.connection.eval(_REMOVE, 1, self.scheduler_lock_key, self.name)
 
     def enqueue_job(self, job: Job) -> None:
-        """Enqueue a fresh run of an entry that is due and note when the next one is: both or none."""
+        """Enqueue a fresh run of an entry that is due and note when the next one is: both or none. For a queue that is
+        stopped there is none, else they would pile up; nothing is lost with a missed run.
+        """
         entry = self._entries.get(job.id)
         if entry is None:  # an older version's, gone with the next comparison
             return
         with self.connection.pipeline() as pipe:
             pipe.zadd(self.scheduled_jobs_key, {job.id: int(entry.next(datetime.now(UTC)).timestamp())})
-            self._queues.enqueue_periodic(entry.name, pipe)
+            if DEFAULT not in self.paused:
+                self._queues.enqueue_periodic(entry.name, pipe)
             pipe.execute()
 
     def _declare(self, known: set[str]) -> None:

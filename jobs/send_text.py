@@ -10,7 +10,7 @@ from jobs.senders import NotSent, Rejected, Sender, Unknown
 from ottoai import trace
 from ottoai.domain import outbox, texts
 from ottoai.domain.events import Appended
-from ottoai.domain.outbox import Leased
+from ottoai.domain.outbox import Failure, Leased
 from ottoai.domain.texts import Text
 from ottoai.errors import Conflict, ProviderFailed
 
@@ -38,7 +38,7 @@ async def send_text(context: Context, job: Leased) -> None:
         await _give_up(context, job, text, "cancelled")
     elif (allowed_at := text.allowed_at(now)) > now:
         # It was due when it was staged; but who was away for hours must not text anybody in the night.
-        await outbox.put_off(tenant, job, "outside the hours for texts", allowed_at - now)
+        await outbox.put_off(tenant, job, Failure("outside the hours for texts"), allowed_at - now)
     else:
         sender = await context.carriers.of(job.tenant_id)
         if await texts.begin(tenant, job, text, sender.name, now):
@@ -116,11 +116,12 @@ async def _given_up(context: Context, job: Leased, text: Text | None, status: te
     return await texts.give_up(tenant, job, text, status, context.clock(), trace.trace_id(), **why)
 
 
-async def bury(context: Context, job: Leased, reason: str) -> Appended:
+async def bury(context: Context, job: Leased, why: Failure) -> Appended:
     """When the job is given up whatever it was doing: nobody knows how far its last attempt had come."""
     text = await texts.find(context.db.one(job.tenant_id), job.subject_id)
     unknown = text is not None and text.status == "sending"
-    return await _given_up(context, job, text, "unknown" if unknown else "failed", error=reason, dead=True)
+    status: texts.GivenUp = "unknown" if unknown else "failed"
+    return await _given_up(context, job, text, status, error=why.error, traceback=why.traceback, dead=True)
 
 
 SEND_TEXT = Staged(send_text, RETRY, bury=bury)

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from jobs.context import Context, open_context
 from jobs.outage import Outage
+from jobs.pauses import Pauses
 from jobs.rq_worker import Worker
 from jobs.run import JOBS, PERIODIC
 from jobs.runner import Runner
@@ -50,6 +51,7 @@ def make(context: Context, queues: Sequence[str], reporter: Reporter) -> Worker:
         queue.client(config, patience=PATIENCE),
         Runner(context),
         reporter,
+        Pauses(context.db),
         most=config.worker_concurrency,
         memory=config.worker_memory_mb << 20,
     )
@@ -93,5 +95,9 @@ def _zero(metrics: Metrics, queues: Sequence[str]) -> None:
     for name in JOBS:
         for each in queues:
             metrics.worker_task_total.zero(task=name, queue=each)
+            metrics.worker_task_duration_seconds.zero(task=name, queue=each)
     for name in PERIODIC:
         metrics.worker_task_total.zero(task=name, queue=DEFAULT)
+        metrics.worker_task_duration_seconds.zero(task=name, queue=DEFAULT)
+    for each in queues:
+        metrics.worker_task_wait_seconds.zero(queue=each)

@@ -6,7 +6,17 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from ottoai import __version__, commands, commands_jobs, commands_privacy, commands_settings, dev, embedded, operate
+from ottoai import (
+    __version__,
+    commands,
+    commands_jobs,
+    commands_privacy,
+    commands_queues,
+    commands_settings,
+    dev,
+    embedded,
+    operate,
+)
 from ottoai.config import Config
 from ottoai.domain import tenants
 from ottoai.domain.roles import Role
@@ -37,7 +47,10 @@ def parser() -> argparse.ArgumentParser:
     rekey.set_defaults(do=commands.rekey)
     _tenant(sub.add_parser("tenant", help="add, list and change tenants"))
     operate.arguments(sub.add_parser("quarantine", help="deliveries that could not be used: list, show, replay"))
-    commands_jobs.arguments(sub.add_parser("jobs", help="jobs that are open or were given up: list, retry"))
+    commands_jobs.arguments(
+        sub.add_parser("jobs", help="jobs that are open or were given up: list, show, retry, discard")
+    )
+    commands_queues.arguments(sub.add_parser("queues", help="queues of jobs: list, pause, resume"))
     _token(sub.add_parser("token", help="issue or inspect a token"))
     send = sub.add_parser("send-webhook", help="sign and send a sample webhook")
     send.add_argument("kind", nargs="?", default="call-complete", choices=commands.SAMPLE_KINDS)

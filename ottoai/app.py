@@ -21,8 +21,11 @@ from ottoai.failing import Failing
 from ottoai.indicators import effective
 from ottoai.limits import Allowances, open_limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Clock, Monitor, utc
 from ottoai.ops.probes import open_prober
+from ottoai.ops.snapshot import Board
+from ottoai.ops.watch import open_watch
 from ottoai.queue import Queues, open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.realtime.hub import open_hub
@@ -36,6 +39,7 @@ from ottoai.web.gauges import Gauges
 from ottoai.web.health import Health
 from ottoai.web.jwks import PACE, Pace, open_keys
 from ottoai.web.middlewares import authenticate, observe
+from ottoai.web.ops_words import FILTERS
 from ottoai.web.routes import ROUTES, add_routes
 from ottoai.web.sockets import Sockets
 from ottoai.webhooks.receive import Directory, Ingest, from_spool
@@ -60,7 +64,7 @@ def build_app(config: Config, pace: Pace = PACE, clock: Clock = utc) -> web.Appl
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)
     app[keys.FAILING] = Failing(config.rate_limit_failures)
-    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True)
+    aiohttp_jinja2.setup(app, loader=PackageLoader("ottoai.web"), autoescape=True, filters=FILTERS)
     app.cleanup_ctx.append(partial(resources, pace=pace, clock=clock))
     app.on_response_prepare.append(sign)
     app.on_response_prepare.append(cors.expose)
@@ -97,7 +101,9 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
         app[keys.HEALTH] = Health(db, client, metrics)
         foreign = app[keys.FOREIGN] = Foreign(db.system(), metrics, [path for _, path, _ in ROUTES])
         gauges = app[keys.GAUGES] = Gauges(config, metrics, db, client, hub, Queues(queue.client(config)))
-        reporter = tally.Reporter(config.redis_url, "api", version=__version__, figures=metrics.render)
+        reporter = tally.Reporter(
+            config.redis_url, "api", version=__version__, figures=metrics.render, clients=lambda: gauges.clients
+        )
         stack.enter_context(reporter)
 
         async def refresh() -> None:
@@ -105,6 +111,16 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
 
         indicators = effective(config.alert_bounds)
         monitor = app[keys.MONITOR] = Monitor(indicators, client, reporter.snapshot, refresh, metrics, clock)
+        watch = app[keys.WATCH] = await stack.enter_async_context(
+            open_watch(config, monitor, db.system(), client, metrics)
+        )
+        app[keys.ALERTS] = watch.alerting
+
+        async def components() -> dict[str, bool]:
+            return (await app[keys.HEALTH].readiness()).components
+
+        app[keys.BOARD] = Board(config.environment, monitor, watch, db.system(), client, components, gauges.depths)
+        kicks = app[keys.KICKS] = Kicks(client, hub.connections, app[keys.SOCKETS].close)
         checked = asyncio.Event()
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
@@ -112,10 +128,11 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
             for pool in db.pools:
                 await pool.warm()
             await app[keys.REVOKED].refresh(db.system())
+            await watch.archive.restore()
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)
         check_privilege = partial(_check_privilege, db, checked)
-        loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run)
-        await stack.enter_async_context(running(*loops))
+        loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run, kicks.run)
+        await stack.enter_async_context(running(*loops, *watch.loops))
         yield
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import pwd
 import re
 import sys
 from argparse import Namespace
@@ -53,6 +55,14 @@ def say(text: str) -> None:
     """Print a line, whatever it is piped into."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def who() -> str:
+    """Whose command this is, for the audit log."""
+    try:
+        return f"{pwd.getpwuid(os.getuid()).pw_name} (command line)"
+    except KeyError:  # a container may run as a number alone
+        return f"user {os.getuid()} (command line)"
 
 
 def api(config: Config, _args: Namespace) -> int:

@@ -1,4 +1,6 @@
-"""`jobs`: what is staged or was given up, and trying it again. Tells what a job is, never what it is about."""
+"""`jobs`: what is staged or was given up, trying it again, and letting it be. Tells what a job is, never what it is
+about.
+"""
 
 import asyncio
 from argparse import ArgumentParser, Namespace
@@ -6,13 +8,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 
+import msgspec
+
 from ottoai import __version__
-from ottoai.commands import say
+from ottoai.commands import say, who
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
-from ottoai.domain import outbox
+from ottoai.domain import audit, failed_jobs, outbox
+from ottoai.domain.failed_jobs import Whole
 from ottoai.domain.outbox import Due, Standing
-from ottoai.errors import InvalidInput, StoreUnavailable
+from ottoai.errors import InvalidInput, NotFound, StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues, client
 
@@ -32,6 +37,14 @@ def arguments(command: ArgumentParser) -> None:
     retry.add_argument("--all", action="store_true", help="all that are dead")
     retry.add_argument("--job", help="with --all: only those of this name")
     retry.set_defaults(do=retry_)
+    show = sub.add_parser("show", help="all that is known of one job, with where it failed")
+    show.add_argument("id", metavar="ID")
+    show.set_defaults(do=show_)
+    discard = sub.add_parser("discard", help="close dead jobs that nobody wants any more")
+    discard.add_argument("ids", nargs="*", metavar="ID")
+    discard.add_argument("--all", action="store_true", help="all dead ones of a name (--job)")
+    discard.add_argument("--job", help="with --all: of this name")
+    discard.set_defaults(do=discard_)
 
 
 def list_(config: Config, args: Namespace) -> int:
@@ -65,7 +78,9 @@ def retry_(config: Config, args: Namespace) -> int:
 
     async def run() -> list[str]:
         async with open_pool(config, Metrics(__version__)) as db:
-            return [each.id async for opened in _opened(db, args) for each in await _enqueued(config, opened)]
+            found = [each.id async for opened in _opened(db, args) for each in await _enqueued(config, opened)]
+            await audit.note(db.system(), who(), "retry", _target(args), f"{len(found)} opened again")
+            return found
 
     opened = asyncio.run(run())
     missing = [each for each in args.ids if each.lower() not in opened]
@@ -73,6 +88,51 @@ def retry_(config: Config, args: Namespace) -> int:
         say(f"{each}\tis no dead job")
     say(f"{len(opened)} opened again")
     return 1 if missing else 0
+
+
+def discard_(config: Config, args: Namespace) -> int:
+    """Close dead jobs; exits 1 when one of those named was not dead."""
+    if bool(args.ids) == args.all or args.all != bool(args.job):
+        raise InvalidInput("Name ids, or --all and --job.")
+
+    async def run() -> set[str]:
+        began, closed = datetime.now(UTC), set[str]()
+        async with open_pool(config, Metrics(__version__)) as db:
+            for start in range(0, len(args.ids), outbox.BATCH):
+                ids = args.ids[start : start + outbox.BATCH]
+                closed.update(await failed_jobs.discard(db.system(), ids, None, began))
+            while args.all and (some := await failed_jobs.discard(db.system(), None, args.job, began)):
+                closed.update(some)
+            await audit.note(db.system(), who(), "discard", _target(args), f"{len(closed)} discarded")
+        return closed
+
+    closed = asyncio.run(run())
+    missing = [each for each in args.ids if each.lower() not in closed]
+    for each in missing:
+        say(f"{each}\tis no dead job")
+    say(f"{len(closed)} discarded")
+    return 1 if missing else 0
+
+
+def _target(args: Namespace) -> str:
+    return ", ".join(args.ids) or (f"all {args.job}" if args.job else "all")
+
+
+def show_(config: Config, args: Namespace) -> int:
+    """Show one job."""
+
+    async def run() -> Whole | None:
+        async with open_pool(config, Metrics(__version__)) as db:
+            return await failed_jobs.find(db.system(), args.id)
+
+    found = asyncio.run(run())
+    if found is None:
+        raise NotFound(f"There is no job {args.id}.")
+    for name, value in msgspec.structs.asdict(found).items():
+        if name != "traceback" and value not in (None, ""):
+            say(f"{name}\t{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else f"{name}\t{value}")
+    say(found.traceback or "no traceback is kept")
+    return 0
 
 
 async def _opened(db: Database, args: Namespace) -> AsyncIterator[list[Due]]:

@@ -6,6 +6,7 @@ dashboard in monitoring/, the snapshot script and the table in docs/OPERATIONS.m
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -93,6 +94,10 @@ class Indicator:
     def alert(self, bound: Bound) -> str:
         """The name of a bound's alert."""
         return f"{self.id}.{bound.level}"
+
+    def prometheus_alert(self, bound: Bound) -> str:
+        """The same name as Prometheus's rules spell it: OttoaiHttpP95Critical."""
+        return "Ottoai" + "".join(word.capitalize() for word in re.split(r"[_.]", self.alert(bound)))
 
 
 def shown(unit: Unit, value: float | None) -> str:
@@ -262,7 +267,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     ),
     Indicator(
         "loop_lag", "Requests", "Event loop late, P95", "seconds",
-        Quantile(0.95, Select("event_loop_lag_seconds", kind="api"), 5 * MINUTE, least=20),
+        Quantile(0.95, Select("event_loop_lag_seconds", kind="api"), 5 * MINUTE, least=5),
         (warning(">", 0.1), critical(">", 0.5, 5 * MINUTE)),
         "The api's core is full: more processes (fly scale count api=3). If it is not: a fault of ours, profile it.",
     ),
@@ -510,6 +515,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
 )  # fmt: skip
 
 GROUPS: Final = tuple(dict.fromkeys(each.group for each in INDICATORS))
+BY_ID: Final = {each.id: each for each in INDICATORS}
 
 
 def effective(overrides: Sequence[BoundOverride], table: Sequence[Indicator] = INDICATORS) -> tuple[Indicator, ...]:

@@ -3,8 +3,13 @@
 So the status page, the alerts sent by this software and Prometheus's rules are about the same number. Every figure is
 taken process by process before it is added up: a sum of counters shrinks when a process dies. `Figures` is what a
 measure computes from; it is kept by `ops.fleet`. Which measures there are, and what is good or bad: `indicators`.
+
+In PromQL a measure stands on what monitoring/recording.yml records first: each selection of counters, process by
+process (`Select.told`, then `Select.counted`), and `parts` of its own. Several targets may tell of the same process: it
+counts once.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +18,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
 DAY: Final = 86_400.0
+WATCHED: Final = "ottoai_proc:watched"  # recorded: processes whose new series begin at 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Select:
                 return False
         return True
 
-    def promql(self, suffix: str = "", seconds: float = 0) -> str:
+    def promql(self, suffix: str = "") -> str:
         """The selector in PromQL; also its name in the history of minutes."""
         parts = [f'proc=~"{self.kind}-.+"'] if self.kind else []
         for name, wanted in self.where.items():
@@ -55,7 +61,28 @@ class Select:
             else:
                 parts.append(f'{name}=~"{"|".join(wanted)}"')
         labels = "{" + ",".join(parts) + "}" if parts else ""
-        return f"{self.metric}{suffix}{labels}" + (f"[{promql_time(seconds)}]" if seconds else "")
+        return f"{self.metric}{suffix}{labels}"
+
+    @property
+    def slug(self) -> str:
+        """A name for it that Prometheus takes."""
+        words = [self.metric, *([self.kind] if self.kind else [])]
+        for name, wanted in self.where.items():
+            if isinstance(wanted, Not):
+                words.append(f"not_{name}")
+            else:
+                words.append("_".join((name, *((wanted,) if isinstance(wanted, str) else wanted))))
+        return ":".join(re.sub(r"\W", "_", word) for word in words)
+
+    @property
+    def told(self) -> str:
+        """What Prometheus records of these counters: as each process tells them."""
+        return f"ottoai_proc:{self.slug}"
+
+    @property
+    def counted(self) -> str:
+        """And of that, what was seen to grow: what is new counts from 0."""
+        return f"{self.told}:counted"
 
 
 class Told(NamedTuple):
@@ -102,6 +129,10 @@ class Measure(Protocol):
     def promql(self) -> str:
         """The same in PromQL: an instant vector of one element without labels, or empty."""
 
+    def parts(self) -> Mapping[str, str]:
+        """What Prometheus is to record before it: names and expressions. Most measures need nothing."""
+        return {}
+
 
 def promql_time(seconds: float) -> str:
     """A duration as Prometheus writes it."""
@@ -111,14 +142,32 @@ def promql_time(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
-def grown(which: Select, seconds: float, suffix: str = "") -> str:
-    """PromQL for how much the selected series grew. Several targets may tell of the same process: it counts once."""
-    return f"max without (instance, job) (increase({which.promql(suffix, seconds)}))"
+def recorded(indicator: str) -> str:
+    """The name under which Prometheus records an indicator."""
+    return f"ottoai:{indicator}"
+
+
+def counting(which: Select, *, histogram: bool = False) -> dict[str, str]:
+    """What Prometheus is to record of a selection of counters, or of histograms: names and expressions, in order.
+
+    A process that counts something tells 0 of what it has not seen yet. A series that appears while its process is
+    watched, or with a young process, was born: its first value counts, which `increase` alone would miss. One that is
+    there when the watch begins is old, and its value is no growth.
+    """
+    by, suffix = ("proc, le", "_bucket") if histogram else ("proc", "")
+    told = f"max by ({by}) (sum by ({by}, instance, job) ({which.promql(suffix)}))"
+    if which.where and not histogram:
+        told += f" or max by (proc) (0 * {Select(which.metric, kind=which.kind).promql()})"
+    known = f"{which.told} and last_over_time({which.counted}[5m])"
+    return {
+        which.told: told,
+        which.counted: f"{known} or {which.told} unless on (proc) {WATCHED} or 0 * {which.told}",
+    }
 
 
 def total(selects: Sequence[Select], seconds: float) -> str:
     """PromQL for how much several selections grew together."""
-    return " + ".join(f"sum({grown(each, seconds)})" for each in selects)
+    return " + ".join(f"sum(increase({each.counted}[{promql_time(seconds)}]))" for each in selects)
 
 
 def growth(figures: Figures, selects: Sequence[Select], seconds: float) -> float | None:
@@ -128,7 +177,7 @@ def growth(figures: Figures, selects: Sequence[Select], seconds: float) -> float
 
 
 @dataclass(frozen=True, slots=True)
-class Increase:
+class Increase(Measure):
     """How often something happened in the last `seconds`."""
 
     of: Select
@@ -145,11 +194,11 @@ class Increase:
 
     def promql(self) -> str:
         """See Measure."""
-        return total([self.of], self.seconds)
+        return f"round({total([self.of], self.seconds)})"  # increase() extrapolates to the edges of its window
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class Ratio(Measure):
     """The share of `part` (`rest`: of all but it) in `whole`, over the last `seconds`, from `least` of `whole` on."""
 
     part: tuple[Select, ...]
@@ -172,13 +221,12 @@ class Ratio:
 
     def promql(self) -> str:
         """See Measure."""
-        whole = total(self.whole, self.seconds)
-        share = f"({total(self.part, self.seconds)}) / ({whole})"
-        return f"{f'1 - {share}' if self.rest else share} and ({whole}) >= {self.least:g}"
+        share = f"({total(self.part, self.seconds)}) / ({total(self.whole, self.seconds)} >= {self.least:g})"
+        return f"1 - {share}" if self.rest else share
 
 
 @dataclass(frozen=True, slots=True)
-class Quantile:
+class Quantile(Measure):
     """A percentile of a histogram over the last `seconds`, interpolated as Prometheus does, from `least` observations
     on. Past the last edge it is that edge.
     """
@@ -209,12 +257,13 @@ class Quantile:
 
     def promql(self) -> str:
         """See Measure."""
-        quantile = f"histogram_quantile({self.q:g}, sum by (le) ({grown(self.of, self.seconds, '_bucket')}))"
-        return f"{quantile} and on () sum({grown(self.of, self.seconds, '_count')}) >= {self.least:g}"
+        counted, window = self.of.counted, promql_time(self.seconds)
+        quantile = f"histogram_quantile({self.q:g}, sum by (le) (increase({counted}[{window}])))"
+        return f'{quantile} and sum(increase({counted}{{le="+Inf"}}[{window}])) >= {self.least:g}'
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class Level(Measure):
     """A gauge as it is now: the most, the least or the sum over the processes. Where every API process tells the same
     of all, it is the most.
     """
@@ -236,11 +285,12 @@ class Level:
 
     def promql(self) -> str:
         """See Measure."""
-        return f"{self.over}(max without (instance, job) ({self.of.promql()}))"
+        once = f"max without (instance, job) ({self.of.promql()})"
+        return f"sum({once})" if self.over == "sum" else f"{self.over}({self.of.promql()})"
 
 
 @dataclass(frozen=True, slots=True)
-class Fullness:
+class Fullness(Measure):
     """How full something is, where it is fullest: `used` by `most`, process by process (and by another label, where
     given). Without a limit: no data.
     """
@@ -274,7 +324,7 @@ class Fullness:
 
 
 @dataclass(frozen=True, slots=True)
-class Age:
+class Age(Measure):
     """Seconds since the latest of the moments that a gauge tells of."""
 
     of: Select
@@ -295,7 +345,7 @@ class Age:
 
 
 @dataclass(frozen=True, slots=True)
-class Burn:
+class Burn(Measure):
     """How many times faster than allowed errors use up their budget: the share of `part` (`rest`: of all but it) in
     `whole`, by `budget`, in the last `short` and in the last `long` seconds, whichever is less. Two windows: it lasts,
     and it is not over.
@@ -322,9 +372,14 @@ class Burn:
 
     def promql(self) -> str:
         """See Measure."""
-        short, long = (f"({each.promql()})" for each in self._ratios())
+        short, long = self.parts()
         # The lesser of the two: there is no function for that between vectors.
-        return f"(({short} <= on () {long}) or {long}) / {self.budget:g} and on () {short} and on () {long}"
+        return f"({short} < {long} or {long}) / {self.budget:g} and {short}"
+
+    def parts(self) -> Mapping[str, str]:
+        """See Measure."""
+        share = f"ottoai:{self.part[0].slug}:{'missed' if self.rest else 'share'}"
+        return {f"{share}:{promql_time(each.seconds)}": each.promql() for each in self._ratios()}
 
     def _ratios(self) -> tuple[Ratio, Ratio]:
         return (
@@ -334,7 +389,7 @@ class Burn:
 
 
 @dataclass(frozen=True, slots=True)
-class Unusual:
+class Unusual(Measure):
     """An indicator by its median at the same time of the last seven days, from three days on."""
 
     indicator: str
@@ -355,9 +410,13 @@ class Unusual:
 
     def promql(self) -> str:
         """See Measure."""
-        name = f"ottoai:{self.indicator}"
-        days = " or ".join(f'label_replace({name} offset {day}d, "day", "{day}", "", "")' for day in range(1, 8))
-        return f"{name} / (quantile(0.5, {days}) > 0) and on () count({days}) >= 3"
+        (days,) = self.parts()
+        return f"{recorded(self.indicator)} / (quantile(0.5, {days}) > 0) and count({days}) >= 3"
+
+    def parts(self) -> Mapping[str, str]:
+        """See Measure."""
+        past, day = recorded(self.indicator), 'label_replace({} offset {}d, "day", "{}", "", "")'
+        return {f"{past}:days": " or ".join(day.format(past, number, number) for number in range(1, 8))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +448,7 @@ class SeenBefore:
 
     def promql(self) -> str:
         """The condition as a vector that is there when it is met."""
-        return f"max_over_time(ottoai:{self.indicator}[{promql_time(self.seconds)}]) > 0"
+        return f"max_over_time({recorded(self.indicator)}[{promql_time(self.seconds)}]) > 0"
 
 
 @dataclass(frozen=True, slots=True)

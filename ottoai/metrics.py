@@ -24,6 +24,7 @@ ANY: Final[tuple[str, ...]] = ()  # a label whose values cannot be listed before
 PROVIDERS: Final = ("callrail", "twilio", "clerk")
 DISCONNECTS: Final = (
     "client", "heartbeat_timeout", "slow", "expired", "malformed", "too_large", "draining", "epoch", "error",
+    "kicked",
 )  # fmt: skip
 RATE_LIMITS: Final = ("user", "tenant", "route", "address")
 RECONCILED: Final = (
@@ -70,7 +71,7 @@ class Metrics:
     def __init__(self, version: str, kind: Kind | None = None) -> None:
         self._kind = kind
         self._lock = threading.Lock()
-        self._instruments: list[Instrument] = []
+        self.instruments: list[Instrument] = []
         # A fork while another thread counts would leave the child with a lock that nobody opens.
         os.register_at_fork(
             before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
@@ -276,13 +277,13 @@ class Metrics:
         A process of a kind shows what it can measure: zeros of what happens elsewhere would look like an outage there.
         """
         self._read_process()
-        shown = [each for each in self._instruments if not self._kind or measured_in(each.name) in (None, self._kind)]
+        shown = [each for each in self.instruments if not self._kind or measured_in(each.name) in (None, self._kind)]
         return exposition(shown)
 
     def table(self) -> str:
         """The declared metrics as a Markdown table, for the docs."""
         rows = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
-        for each in sorted(self._instruments, key=lambda instrument: instrument.name):
+        for each in sorted(self.instruments, key=lambda instrument: instrument.name):
             labels = ", ".join(f"`{label}`" for label in each.labels)
             kind = each.collector.__name__.lower()
             rows.append(f"| `{each.name}` | {kind} | {labels} | {each.meaning} |")
@@ -312,7 +313,7 @@ class Metrics:
         return self._declared(HistogramMetric(self._lock, name, meaning, labels, bounds))
 
     def _declared(self, instrument: _T) -> _T:
-        self._instruments.append(instrument)
+        self.instruments.append(instrument)
         if isinstance(instrument, CounterMetric | HistogramMetric) and all(instrument.known.values()):
             instrument.zero()
         return instrument

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from ottoai import __version__
-from ottoai.commands import ingesting, say
+from ottoai.commands import ingesting, say, who
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
+from ottoai.domain import audit
 from ottoai.errors import InvalidInput, OttoError
 from ottoai.metrics import Metrics
 from ottoai.webhooks import quarantine
@@ -90,6 +91,7 @@ def replay_(config: Config, args: Namespace) -> int:
                     tally["failed"] += 1
                     continue
                 tally[done.status] += 1
+                await audit.note(ingest.db.system(), who(), "replay", key_id, done.status.replace("_", " "))
                 after = done.detail or ", ".join([f"call {done.external_id}", *done.events])
                 say(f"{key_id}\tbefore: quarantined, {done.before}\tafter: {done.status}, {after}")
         return tally

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import TracebackType
@@ -40,8 +40,28 @@ _INDEX: Final = "tally:processes"  # sorted set: name by time of its last snapsh
 _SNAPSHOT: Final = "tally:process:{}"
 
 
+class Client(msgspec.Struct, frozen=True):
+    """A live connection. `unsent`: bytes that it has not taken yet."""
+
+    id: str
+    tenant_id: str
+    user_id: str
+    seconds: float
+    unsent: int
+
+
+class Clients(msgspec.Struct, frozen=True):
+    """The live connections of an api process: how many, and a few of them. `slowest`: those that are behind at all."""
+
+    open: int = 0
+    slowest: list[Client] = []
+    newest: list[Client] = []
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One process at one moment. `ticked_at`: when beat last went through its schedule; the last `state` is stopped."""
+    """One process at one moment. `ticked_at`: when beat last went through its schedule; the last `state` is stopped.
+    `clients`: of api processes.
+    """
 
     kind: Kind
     name: str
@@ -54,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     queues: list[str] = []
     current_job: str | None = None
     ticked_at: datetime | None = None
+    clients: Clients | None = None
     metrics_text: str = ""
 
 
@@ -70,14 +91,23 @@ def alive(snapshot: Snapshot, now: datetime) -> bool:
 class Reporter:
     """Writes this process's snapshot every few seconds, soon after `update`, and a last time at `close`.
 
-    `figures` renders the process's metrics. Nothing here raises: without Redis the process is only not heard.
+    `figures` renders the process's metrics, `clients` tells of its connections. Nothing here raises: without Redis the
+    process is only not heard.
     """
 
     def __init__(
-        self, redis_url: str, kind: Kind, *, version: str, figures: Callable[[], str], name: str | None = None
+        self,
+        redis_url: str,
+        kind: Kind,
+        *,
+        version: str,
+        figures: Callable[[], str],
+        clients: Callable[[], Clients | None] = lambda: None,
+        name: str | None = None,
     ) -> None:
         now = datetime.now(UTC)
         self._figures = figures
+        self._clients = clients
         self._snapshot = Snapshot(
             kind=kind,
             name=name or process_name(kind),
@@ -105,7 +135,9 @@ class Reporter:
 
     def snapshot(self) -> Snapshot:
         """What would be written now. Takes a few milliseconds; any thread may call it."""
-        return msgspec.structs.replace(self._snapshot, at=datetime.now(UTC), metrics_text=self._figures())
+        return msgspec.structs.replace(
+            self._snapshot, at=datetime.now(UTC), clients=self._clients(), metrics_text=self._figures()
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -202,6 +234,8 @@ _SAMPLE: Final = re.compile(rf"([a-z_:][\w:]*)(?:\{{((?:{_LABEL},?)*)\}})? ({_VA
 _PAIR: Final = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"', re.ASCII)
 _ESCAPE: Final = re.compile(r"\\(.)")
 _SUFFIXES: Final = ("", "_bucket", "_sum", "_count")
+# What a dead process still has: it says of its counts that they began at 0 then.
+_OUTLASTS: Final = "process_start_time_seconds"
 
 
 class Sample(NamedTuple):
@@ -241,23 +275,23 @@ class _Family:
         self.samples: list[str] = []
 
 
-def merge(texts: Mapping[str, str]) -> str:
+def merge(texts: Mapping[str, str], dead: Collection[str] = ()) -> str:
     """The Prometheus texts of several processes as one: families together, each sample with its `proc`.
 
-    Of a family that two versions declare with different types the first one is kept. Lines that are not in the
-    format are left out: one bad line would cost the reader the whole page.
+    Of the `dead` among them, what they counted stays; what they had – memory, connections – is left out. Of a family
+    that two versions declare with different types the first one is kept. Lines that are not in the format are left
+    out: one bad line would cost the reader the whole page.
     """
     families: dict[str, _Family] = {}
     for process, text in texts.items():
-        _gather(f'proc="{escape(process)}"', text, families)
+        _gather(f'proc="{escape(process)}"', text, families, dead=process in dead)
     lines: list[str] = []
-    for name in sorted(families):
-        family = families[name]
+    for name, family in sorted(families.items()):
         lines += [f"# HELP {name} {family.help}", f"# TYPE {name} {family.kind}", *family.samples]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _gather(label: str, text: str, families: dict[str, _Family]) -> None:
+def _gather(label: str, text: str, families: dict[str, _Family], *, dead: bool) -> None:
     kinds: dict[str, str] = {}
     helps: dict[str, str] = {}
     for line in text.split("\n"):  # not splitlines(): a label value may hold other separators
@@ -270,6 +304,8 @@ def _gather(label: str, text: str, families: dict[str, _Family]) -> None:
             continue
         full, labels, value = sample.groups()
         name = next((full.removesuffix(end) for end in _SUFFIXES if full.removesuffix(end) in kinds), full)
+        if dead and kinds.get(name) == "gauge" and name != _OUTLASTS:
+            continue
         family = families.setdefault(name, _Family(kinds.get(name, "untyped")))
         family.help = family.help or helps.get(name, "")
         if family.kind == kinds.get(name, "untyped"):

@@ -1,5 +1,5 @@
-"""Writes what of the docs comes from the code: parts of pages, between their markers, and docs/openapi.json. `--check`
-only tells what is stale.
+"""Writes what comes from the code: parts of pages in docs, between their markers, docs/openapi.json, and monitoring/.
+`--check` only tells what is stale.
 
     python -m scripts.generate [--check]
 
@@ -28,14 +28,16 @@ from ottoai.web.asyncapi import FROM_CLIENT, REACTIONS, STREAM_ONLY, TO_CLIENT, 
 from ottoai.web.limits import Limit, limits
 from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
-from scripts import rescue_docs
+from scripts import dashboard, figures, rescue_docs, rule_tests, rules
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+MONITORING: Final = DOCS.parent / "monitoring"
 FILES: Final = (
     "API_CHANGELOG.md",
     "CONFIGURATION.md",
     "EVENTS.md",
     "METRICS.md",
+    "OPERATIONS.md",
     "PROTOCOL.md",
     "RESCUE.md",
     "WEBHOOKS.md",
@@ -214,6 +216,7 @@ def statuses() -> str:
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "api-changelog": changes.markdown,
     "configuration": config.table,
+    "indicators": rules.table,
     "metrics": metrics.table,
     "events": events,
     "event-data": event_data,
@@ -253,6 +256,12 @@ def documents() -> Iterator[tuple[Path, str]]:
     for path in (DOCS / name for name in FILES):
         yield path, current(path.read_text())
     yield DOCS / "openapi.json", msgspec.json.format(openapi.encoded(), indent=2).decode() + "\n"
+    yield MONITORING / "recording.yml", rules.recording()
+    yield MONITORING / "alerts.yml", rules.alerts()
+    yield MONITORING / "indicators.tsv", figures.indicators()
+    yield MONITORING / "figures.tsv", figures.figures()
+    yield MONITORING / "dashboard.json", dashboard.dashboard()
+    yield MONITORING / "tests" / "bounds.yml", rule_tests.tests()
 
 
 def main(argv: list[str]) -> int:

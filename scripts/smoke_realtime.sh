@@ -1,12 +1,13 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Does real time work? Connects, subscribes, emits test events and resumes, as a client does.
-set -euo pipefail
+set -eu
 
 usage() {
   cat <<'TEXT'
 Usage: [BASE=…] [TOKEN=…] [DEV_KEY=…] scripts/smoke_realtime.sh      (or: make smoke:realtime)
 
-Checks WebSocket and events of the service at BASE. Prints a line a check; exits 0 when all are well, else 1.
+Checks WebSocket and events of the service at BASE. Prints a line a check, and last the verdict. Exits 0 when all are
+well, 1 when one is not, 2 for wrong words. Besides curl it needs this checkout's Python (make run makes it).
 
   BASE      address of the service (where `make run` listens)
   TOKEN     a user's token; its tenant is the one used (issued for tenant demo, with `make run`)
@@ -18,13 +19,9 @@ Leaves in the tenant's log: one event named test.smoke.
 TEXT
 }
 
-case ${1:-} in -h | --help)
-  usage
-  exit 0
-  ;;
-esac
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+help_or_nothing "$@"
 find_service
 find_token
 
@@ -33,14 +30,15 @@ check_health
 check_ready
 check_upgrade
 # The WebSocket itself: most packaged curls cannot speak it.
-if ! (cd "$ROOT" && python -m scripts.ws_probe) >"$WORK/probe" 2>"$WORK/error"; then
+if ! ours -m scripts.ws_probe >"$WORK/probe" 2>"$WORK/error"; then
   fail 'WebSocket checks' "$(tail -n 1 "$WORK/error")" 'the probe itself broke off; run: python -m scripts.ws_probe'
 fi
-while IFS=$'\x1f' read -r verdict name seen advice; do
-  case $verdict in
+unit_separator=$(printf '\037')
+while IFS=$unit_separator read -r result name seen todo; do
+  case $result in
     ok) ok "$name" "$seen" ;;
     skip) skip "$name" "$seen" ;;
-    *) fail "$name" "$seen" "$advice" ;;
+    *) fail "$name" "$seen" "$todo" ;;
   esac
 done <"$WORK/probe"
 summary

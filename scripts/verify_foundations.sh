@@ -1,44 +1,60 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Is the checkout sound? Lint, generated files, tests. Needs no running service.
-set -uo pipefail
+set -u
 
-case ${1:-} in
-  -h | --help)
-    cat <<'TEXT'
-Usage: scripts/verify_foundations.sh      (or: make verify:foundations)
+usage() {
+  cat <<'TEXT'
+Usage: scripts/verify_foundations.sh [lint] [generated] [tests]      (or: make verify:foundations)
 
-Runs lint, the check that every generated file is current, and all tests, on servers of their own. Every part runs
-whatever the others say. Exits 0 when all are well, else 1. ARGS is passed on to pytest.
+Runs lint, the check that every generated file is current, and all tests, on servers of their own; or the parts that
+are named. Each runs whatever the others say. ARGS is passed on to pytest. Exits 0 when all are well, 1 when one is
+not, 2 for wrong words.
 TEXT
-    exit 0
-    ;;
-esac
+}
+
+parts=${*:-lint generated tests}
+for word in $parts; do
+  case $word in
+    lint | generated | tests) ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    *)
+      usage >&2
+      exit 2
+      ;;
+  esac
+done
 
 cd "$(dirname "$0")/.." || exit 1
-SECONDS=0
-verdicts=() failed=0
+began=$(date +%s)
+verdicts='' count=0 failed=0
 
 # part NAME WHAT-TO-DO COMMAND…
 part() {
-  local name=$1 advice=$2 began=$SECONDS
+  name=$1 advice=$2 since=$(date +%s)
   shift 2
   printf '== %s: %s\n' "$name" "$*"
-  if "$@"; then
-    verdicts+=("$(printf 'ok    %-16s %4d s' "$name" $((SECONDS - began)))")
-  else
-    failed=$((failed + 1))
-    verdicts+=("$(printf 'FAIL  %-16s %4d s  -> %s' "$name" $((SECONDS - began)) "$advice")")
-  fi
+  count=$((count + 1))
+  if "$@"; then result=ok advice=''; else result=FAIL failed=$((failed + 1)); fi
+  line=$(printf '%-5s %-16s %4d s%s' "$result" "$name" $(($(date +%s) - since)) "${advice:+  -> $advice}")
+  verdicts="$verdicts
+$line"
 }
 
-part lint 'see above; most of it is mended by: ruff check --fix . && ruff format .' make --no-print-directory lint
-part generated 'write them anew: python -m scripts.generate' .venv/bin/python -m scripts.generate --check
-part tests 'see above; one alone: make test ARGS="-k name"' make --no-print-directory test
+for word in $parts; do
+  case $word in
+    lint) part lint 'see above; most of it is mended by: ruff check --fix . && ruff format .' \
+      make --no-print-directory lint ;;
+    generated) part generated 'write them anew: python -m scripts.generate' \
+      .venv/bin/python -m scripts.generate --check ;;
+    tests) part tests 'see above; one alone: make test ARGS="-k name"' make --no-print-directory test ;;
+  esac
+done
 
-echo
-printf '%s\n' "${verdicts[@]}"
-if ((failed)); then
-  printf 'FAIL verify:foundations: %d of %d parts failed, %d s\n' "$failed" "${#verdicts[@]}" "$SECONDS"
-  exit 1
-fi
-printf 'ok verify:foundations: %d parts, %d s\n' "${#verdicts[@]}" "$SECONDS"
+printf '%s\n' "$verdicts"
+verdict=ok
+[ "$failed" = 0 ] || verdict=FAIL
+printf '%s verify:foundations: %d of %d parts failed, %d s\n' "$verdict" "$failed" "$count" $(($(date +%s) - began))
+[ "$failed" = 0 ]

@@ -392,7 +392,8 @@ select
 -- `text_due_at`: when the rescue's next text is due. Returns epoch and events.
 with
 closed as (
-    update outbox set state = :job_state, error = :error, finished_at = now(), leased_until = null
+    update outbox
+    set state = :job_state, error = :error, traceback = :traceback, finished_at = now(), leased_until = null
     where tenant_id = :tenant_id and id = :job_id and state = 'open' and attempts = :attempts
     returning *
 ),

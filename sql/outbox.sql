@@ -3,13 +3,16 @@
 -- name: due
 -- Open jobs that nobody has or is about to have; each is put off by `put_off`, so that the next tick leaves it alone
 -- while it waits in its queue. In turns: the oldest of every tenant, then the second oldest; who has jobs waiting
--- already has had as many turns. So a tenant with many does not hold the others up. Run as ottoai_system.
+-- already has had as many turns. So a tenant with many does not hold the others up. Those of paused queues are left
+-- alone. Run as ottoai_system.
 with due as (
     select t.id as tenant_id, d.id, d.enqueue_at, row_number() over (partition by t.id order by d.enqueue_at) as turn
     from tenants as t
     cross join lateral (
         select o.id, o.enqueue_at from outbox as o
-        where o.tenant_id = t.id and o.state = 'open' and o.enqueue_at <= now()
+        where
+            o.tenant_id = t.id and o.state = 'open' and o.enqueue_at <= now()
+            and o.queue <> all(array(select p.queue from paused_queues as p))
         order by o.enqueue_at
         limit :limit
     ) as d
@@ -43,13 +46,16 @@ where id = any(array(select p.id from picked as p))
 returning id::text, queue, tenant_id;
 
 -- name: lease
--- Takes open jobs for `lease`, but for those that another worker has. `abandoned` says that the attempt before this one
--- ended without a word (whatever else ends one takes its lease away): its worker was killed. Run as ottoai_system,
--- since jobs' ids are all a worker is told.
+-- Takes open jobs for `lease`, but for those that another worker has, or that belong to a paused queue, through
+-- whichever queue of Redis they came. `abandoned` says that the attempt before this one ended without a word (whatever
+-- else ends one takes its lease away): its worker was killed. Run as ottoai_system, since jobs' ids are all a worker is
+-- told.
 with found as (
     select id, leased_until is not null as abandoned
     from outbox
-    where id = any(:ids::uuid[]) and state = 'open' and (leased_until is null or leased_until <= now())
+    where
+        id = any(:ids::uuid[]) and state = 'open' and (leased_until is null or leased_until <= now())
+        and queue <> all(array(select p.queue from paused_queues as p))
     order by id -- two workers that meet over the same ids wait for each other in one order
     for update
 )
@@ -108,6 +114,7 @@ where id = :id and state = 'open' and attempts = :attempts;
 update outbox
 set
     error = :error,
+    traceback = :traceback,
     leased_until = null,
     due_at = now() + :backoff::interval,
     enqueue_at = now() + :backoff::interval
@@ -116,7 +123,8 @@ where id = :id and state = 'open' and attempts = :attempts;
 -- name: bury^
 -- Gives a job up after its last failure and says so in the log. Returns epoch and events.
 with buried as (
-    update outbox set state = 'dead', error = :error, leased_until = null, finished_at = now()
+    update outbox
+    set state = 'dead', error = :error, traceback = :traceback, leased_until = null, finished_at = now()
     where tenant_id = :tenant_id and id = :id and state = 'open' and attempts = :attempts
     returning *
 ),
@@ -143,6 +151,10 @@ select
     coalesce(extract(epoch from now() - min(enqueue_at) filter (where enqueue_at <= now())), 0)::float as oldest_seconds
 from outbox
 where state = 'open';
+
+-- name: dead$
+-- How many jobs were given up and wait for an operator. Run as ottoai_system.
+select count(*) from outbox where state = 'dead';
 
 -- name: listed
 -- Jobs of one state, oldest first: what they are and how they fared, nothing of what they are about. `stood`: for how
@@ -177,7 +189,7 @@ with dead as (
 
 update outbox as o
 set
-    state = 'open', attempts = 0, error = null, finished_at = null, leased_until = null, due_at = now(),
+    state = 'open', attempts = 0, error = null, traceback = null, finished_at = null, leased_until = null, due_at = now(),
     enqueue_at = now() + :repair_after::interval
 from dead as d
 where o.id = d.id

@@ -99,3 +99,37 @@ with gone as (
 )
 
 select count(*) from gone;
+
+-- name: retire_minutes$
+-- Minutes of the watch.
+with gone as (
+    delete from ops_minutes where at in (select at from ops_minutes where at < :before limit :limit) returning at
+)
+
+select count(*) from gone;
+
+-- name: retire_hours$
+-- Hours of the watch.
+with gone as (
+    delete from ops_hours where at in (select at from ops_hours where at < :before limit :limit) returning at
+)
+
+select count(*) from gone;
+
+-- name: retire_alerts$
+-- Alerts that are over.
+with gone as (
+    delete from alerts
+    where id in (select id from alerts where pending_at < :before and resolved_at < :before limit :limit)
+    returning id
+)
+
+select count(*) from gone;
+
+-- name: retire_audit$
+-- What operators did.
+with gone as (
+    delete from ops_audit where id in (select id from ops_audit where at < :before limit :limit) returning id
+)
+
+select count(*) from gone;

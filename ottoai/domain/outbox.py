@@ -54,6 +54,13 @@ class Leased(msgspec.Struct, frozen=True, kw_only=True):
     waited_seconds: float
 
 
+class Failure(msgspec.Struct, frozen=True):
+    """Why an attempt failed. `traceback`: where, without the words of foreign errors; none when nothing was raised."""
+
+    error: str
+    traceback: str | None = None
+
+
 def staged(row: Row) -> tuple[Due, ...]:
     """From the `jobs` column of a statement that stages: those to enqueue right after its commit."""
     return msgspec.json.decode(row["jobs"], type=tuple[Due, ...])
@@ -92,14 +99,18 @@ async def done(tx: Session, job: Leased) -> None:
     await queries().outbox.done(tx, id=job.id, attempts=job.attempts)
 
 
-async def put_off(tx: Session, job: Leased, reason: str, wait: timedelta) -> None:
+async def put_off(tx: Session, job: Leased, why: Failure, wait: timedelta) -> None:
     """Give a job back, to be tried again later."""
-    await queries().outbox.put_off(tx, id=job.id, attempts=job.attempts, error=reason, backoff=wait)
+    await queries().outbox.put_off(
+        tx, id=job.id, attempts=job.attempts, error=why.error, traceback=why.traceback, backoff=wait
+    )
 
 
-async def bury(tx: Session, job: Leased, error: str, trace_id: str) -> Appended:
+async def bury(tx: Session, job: Leased, why: Failure, trace_id: str) -> Appended:
     """Give a job up after its last failure; the tenant's log says so."""
-    row = await queries().outbox.bury(tx, id=job.id, attempts=job.attempts, error=error, trace_id=trace_id)
+    row = await queries().outbox.bury(
+        tx, id=job.id, attempts=job.attempts, error=why.error, traceback=why.traceback, trace_id=trace_id
+    )
     return Appended.of(job.tenant_id, row)
 
 
@@ -107,6 +118,12 @@ async def backlog(system: Session) -> tuple[int, float]:
     """(number of open jobs, seconds that the oldest has been due)."""
     row = await queries().outbox.backlog(system)
     return row["open"], row["oldest_seconds"]
+
+
+async def dead(system: Session) -> int:
+    """How many jobs were given up and wait for an operator."""
+    count: int = await queries().outbox.dead(system)
+    return count
 
 
 async def listed(system: Session, state: str, tenant_id: str | None, limit: int) -> list[Standing]:

@@ -19,6 +19,7 @@ from ottoai.embedded.process import ENVIRON, EmbeddedServerError, Process, dies_
 
 LOGIN = DATABASE = "ottoai"
 MAX_CONNECTIONS = 200  # four processes with full pools, a test suite, and some psql beside them
+TOOLS = ("psql", "pg_dump", "pg_restore")  # of the server's own version, put beside it for people
 INIT_SECONDS = 120  # 0.6 s on a usual machine
 
 # The superuser that initdb makes has no password and so cannot log in: all there is to do for one is done in
@@ -44,7 +45,8 @@ class PostgresServer:
         self.port = 0
         self.bin_dir = data_dir / "bin"
         self.notes = self._home.notes
-        folder.link_program(data_dir, self._home.program("psql"), "psql")
+        for tool in TOOLS:
+            folder.link_program(data_dir, self._home.program(tool), tool)
 
     @property
     def url(self) -> str:

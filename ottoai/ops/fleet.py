@@ -10,13 +10,14 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 from ottoai import tally
 from ottoai.indicators import Indicator
 from ottoai.measures import DAY, HOUR, Quantile, Select, Told
 from ottoai.ops.history import History
-from ottoai.tally import Sample, Snapshot
+from ottoai.tally import Snapshot
 
 KEPT: Final = 6.2 * HOUR  # the longest window of a measure, and a little
 FINE: Final = 660.0  # seconds for which every look is remembered; older ones are thinned out to one a minute
@@ -82,9 +83,11 @@ class Fleet:
 
     def restore(self, minutes: Sequence[tuple[datetime, Mapping[str, float]]]) -> None:
         """Begin with what was counted before this process started: the growth of each minute, oldest first, by names
-        of `grown_between`. To be called before the first `take`.
+        of `grown_between`. What this process has seen itself meanwhile comes after it.
         """
-        looks = [Look(minutes[0][0].timestamp() if minutes else self.now, array("d"))]
+        if not minutes:
+            return
+        looks = [Look(minutes[0][0].timestamp(), array("d"))]
         for begun, growth in minutes:
             totals = array("d", looks[-1].totals)
             for name, amount in growth.items():
@@ -93,9 +96,11 @@ class Fleet:
                     _enlarge(totals, slot + 1)
                     totals[slot] += amount
             looks.append(Look(begun.timestamp() + 60, totals))
-        self._looks = deque(looks)
-        if minutes:
-            self._since = looks[-1].at
+        before = looks[-1]
+        own = [each for each in self._looks if each.at > before.at]
+        self._looks = deque([*looks, *(Look(each.at, _sum(before.totals, each.totals)) for each in own)])
+        if not self._known:
+            self._since = before.at
 
     def grown_between(self, begin: float, end: float) -> dict[str, float]:
         """By how much everything grew, by name. Of what is known and did not grow, 0: of a histogram, once."""
@@ -175,11 +180,12 @@ class Fleet:
                     self._gauges.setdefault(sample.name, []).append(Told(snapshot.name, sample.labels, sample.value))
                 continue
             for which, slot in self._counters.get(sample.name, ()):
-                if _meant(which, snapshot, sample):
-                    values[slot] += sample.value
-                    seen.add(which.promql())
+                if _of_kind(which, snapshot):
+                    seen.add(which.promql())  # who tells the metric, and nothing of what is selected, tells 0 of that
+                    if which.matches(sample.labels):
+                        values[slot] += sample.value
             for which in self._histograms.get(sample.name, ()):
-                if _meant(which, snapshot, sample):
+                if _of_kind(which, snapshot) and which.matches(sample.labels):
                     name = which.promql()
                     slot = self._edge(name, float(sample.labels["le"]))
                     _enlarge(values, slot + 1)
@@ -204,8 +210,8 @@ class Fleet:
             del self._looks[place - 1]
 
 
-def _meant(which: Select, snapshot: Snapshot, sample: Sample) -> bool:
-    return (which.kind is None or which.kind == snapshot.kind) and which.matches(sample.labels)
+def _of_kind(which: Select, snapshot: Snapshot) -> bool:
+    return which.kind is None or which.kind == snapshot.kind
 
 
 def _add_growth(totals: "array[float]", before: "array[float]", now: "array[float]") -> None:
@@ -213,6 +219,10 @@ def _add_growth(totals: "array[float]", before: "array[float]", now: "array[floa
     for slot, value in enumerate(now):
         grown = value - _value(before, slot)
         totals[slot] += grown if grown >= 0 else value  # less than before: it was started again under its name
+
+
+def _sum(one: "array[float]", other: "array[float]") -> "array[float]":
+    return array("d", map(sum, zip_longest(one, other, fillvalue=0.0)))
 
 
 def _enlarge(values: "array[float]", size: int) -> None:

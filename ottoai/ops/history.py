@@ -31,15 +31,16 @@ class History:
         self._hourly = {each: array("d") for each in indicators}
 
     def add_minute(self, at: datetime, entries: Mapping[str, Entry]) -> None:
-        """Keep a minute; one that is there already, or older than the last one, is left as it is."""
+        """Keep a minute, unless it is there already. An earlier one than the last finds its place too."""
         moment = at.timestamp()
-        if self._minutes and moment <= self._minutes[-1]:
+        place = bisect_left(self._minutes, moment)
+        if moment in self._minutes[place : place + 1]:
             return
-        self._minutes.append(moment)
+        self._minutes.insert(place, moment)
         for each, values in self._values.items():
             value, verdict = entries.get(each, (None, "none"))
-            values.append(nan if value is None else value)
-            self._verdicts[each].append(VERDICTS.index(verdict))
+            values.insert(place, nan if value is None else value)
+            self._verdicts[each].insert(place, VERDICTS.index(verdict))
         if len(self._minutes) > MINUTES + 60:  # in blocks: taking from the front moves all the rest
             del self._minutes[:60]
             for each in self._values:
@@ -47,14 +48,15 @@ class History:
                 del self._verdicts[each][:60]
 
     def add_hour(self, at: datetime, values: Mapping[str, float | None]) -> None:
-        """Keep an hour's last values."""
+        """Keep an hour's last values, as `add_minute` does."""
         moment = at.timestamp()
-        if self._hours and moment <= self._hours[-1]:
+        place = bisect_left(self._hours, moment)
+        if moment in self._hours[place : place + 1]:
             return
-        self._hours.append(moment)
+        self._hours.insert(place, moment)
         for each, kept in self._hourly.items():
             value = values.get(each)
-            kept.append(nan if value is None else value)
+            kept.insert(place, nan if value is None else value)
 
     @property
     def last_minute(self) -> datetime | None:

@@ -63,6 +63,7 @@ class Monitor:
         self._refresh = refresh
         self._metrics = metrics
         self._since: dict[str, tuple[Verdict, datetime]] = {}
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -73,11 +74,12 @@ class Monitor:
 
     async def run_once(self) -> None:
         """One look, and what follows from it. Raises nothing: the watch must go on."""
-        for step in (self._refresh, self._look, *self.follow):
-            try:
-                await step()
-            except Exception:  # the edge of the watch: one broken part must not stop the others
-                log.exception("Watch stumbled")
+        async with self._looking:
+            for step in (self._refresh, self._look, *self.follow):
+                try:
+                    await step()
+                except Exception:  # the edge of the watch: one broken part must not stop the others
+                    log.exception("Watch stumbled")
 
     async def _look(self) -> None:
         now = self.clock()

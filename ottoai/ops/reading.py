@@ -37,10 +37,11 @@ def judged(indicator: Indicator, figures: Figures) -> tuple[float | None, Verdic
     value = indicator.measure.value(figures)
     if value is None:
         return None, "none", "no data"
+    verdict = indicator.verdict(value)
     for condition in indicator.conditions:
-        if not condition.met(figures):
+        if verdict != "ok" and not condition.met(figures):
             return value, "none", condition.unmet
-    return value, indicator.verdict(value), ""
+    return value, verdict, ""
 
 
 def reading(indicator: Indicator, found: tuple[float | None, Verdict, str], since: datetime) -> Reading:

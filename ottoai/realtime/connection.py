@@ -62,6 +62,7 @@ class Connection:
         "ip",
         "issued_at",
         "last_heard",
+        "opened",
         "reader",
         "served",
         "slot",
@@ -81,7 +82,7 @@ class Connection:
         self.ip = ip
         self.wire = wire
         self.transport = transport
-        self.last_heard = time.monotonic()
+        self.opened = self.last_heard = time.monotonic()
         self.slot = 0  # of the wheel
         self.warned = False  # whether it was told that its token runs out
         self.closed_for: str | None = None  # why the server is closing it

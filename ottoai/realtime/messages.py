@@ -41,6 +41,7 @@ class CloseCode:
     FORBIDDEN: Final = 4403
     STALE: Final = 4408
     STUCK: Final = 4409
+    KICKED: Final = 4410
     OVER_QUOTA: Final = 4429
 
 
@@ -62,6 +63,8 @@ CLOSES: Final = (
     Close(CloseCode.FORBIDDEN, "forbidden", "the page's origin may not connect", "stop"),
     Close(CloseCode.STALE, "stale", "nothing was heard of the client", "reconnect now"),
     Close(CloseCode.STUCK, "stuck", "the client took nothing of what it was sent", "reconnect now"),
+    # Who is not to come back is revoked (4401): this is for a connection that does harm, not for its user.
+    Close(CloseCode.KICKED, "kicked", "an operator ended this connection", "back off"),
     Close(CloseCode.OVER_QUOTA, "over_quota", "too many connections or messages", "back off"),
 )
 

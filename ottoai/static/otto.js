@@ -34,6 +34,7 @@ export const CLOSES = Object.freeze({
   4403: ["forbidden", "stop"],
   4408: ["stale", "reconnect now"],
   4409: ["stuck", "reconnect now"],
+  4410: ["kicked", "back off"],
   4429: ["over_quota", "back off"],
 });
 

@@ -1,9 +1,11 @@
 """Figures that are looked up when somebody asks, at most once a second: pools, Redis, queues."""
 
 import asyncio
+import heapq
 import logging
 import time
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, Literal
 
 import redis.asyncio
@@ -18,12 +20,13 @@ from ottoai.errors import StoreUnavailable
 from ottoai.instruments import GaugeMetric
 from ottoai.metrics import Metrics
 from ottoai.queue import Depth, Queues
-from ottoai.realtime.connection import LOW
+from ottoai.realtime.connection import LOW, Connection
 from ottoai.realtime.hub import Hub
 
 log = logging.getLogger(__name__)
 
 SHARED: Final = 1.0  # seconds
+CLIENTS: Final = 20  # connections that are told of one by one: the slowest, and the newest
 LAG_EVERY: Final = 0.1  # seconds between two looks at how late the loop is
 
 
@@ -45,6 +48,7 @@ class Gauges:
         self._db = db
         self._redis = client
         self._queues = queues
+        self.clients = tally.Clients()
         self._lock = asyncio.Lock()
         self._until = 0.0
         self._answered = True
@@ -84,9 +88,15 @@ class Gauges:
         )  # fmt: skip
 
     def _sockets(self) -> None:
-        unsent = [connection.unsent for connection in self._hub.connections.values()]
-        self._metrics.ws_send_queue_bytes.set(sum(unsent))
-        self._metrics.ws_slow_connections.set(sum(size > LOW for size in unsent))
+        connections = self._hub.connections.values()
+        unsent = [(connection.unsent, place, connection) for place, connection in enumerate(connections)]
+        self._metrics.ws_send_queue_bytes.set(sum(size for size, _, _ in unsent))
+        self._metrics.ws_slow_connections.set(sum(size > LOW for size, _, _ in unsent))
+        self.clients = tally.Clients(
+            open=len(unsent),
+            slowest=[_client(connection) for size, _, connection in heapq.nlargest(CLIENTS, unsent) if size],
+            newest=[_client(connection) for connection in islice(reversed(connections), CLIENTS)],
+        )
 
     def _pools(self) -> None:
         for pool in self._db.pools:
@@ -131,3 +141,13 @@ class Gauges:
             expected = time.perf_counter() + LAG_EVERY
             await asyncio.sleep(LAG_EVERY)
             self._metrics.event_loop_lag_seconds.observe(max(0.0, time.perf_counter() - expected))
+
+
+def _client(connection: Connection) -> tally.Client:
+    return tally.Client(
+        id=connection.id,
+        tenant_id=connection.tenant_id,
+        user_id=connection.user_id,
+        seconds=time.monotonic() - connection.opened,
+        unsent=connection.unsent,
+    )

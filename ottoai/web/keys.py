@@ -9,8 +9,12 @@ from ottoai.db import Database
 from ottoai.failing import Failing
 from ottoai.limits import Allowances, Limiter
 from ottoai.metrics import Metrics
+from ottoai.ops.alerting import Alerting
+from ottoai.ops.kicks import Kicks
 from ottoai.ops.monitor import Monitor
 from ottoai.ops.probes import Prober
+from ottoai.ops.snapshot import Board
+from ottoai.ops.watch import Watch
 from ottoai.queue import Waker
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.hub import Hub
@@ -45,7 +49,11 @@ GAUGES = web.AppKey("gauges", Gauges)
 FOREIGN = web.AppKey("foreign", Foreign)
 HEALTH = web.AppKey("health", Health)
 
+KICKS = web.AppKey("kicks", Kicks)
 MONITOR = web.AppKey("monitor", Monitor)
+ALERTS = web.AppKey("alerts", Alerting)
+BOARD = web.AppKey("board", Board)
+WATCH = web.AppKey("watch", Watch)
 PROBER = web.AppKey("prober", Prober)
 
 PRINCIPAL = web.RequestKey("principal", Principal)

@@ -20,7 +20,10 @@ REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SLOW: Final = 1.0  # seconds from which on an answer is logged whatever REQUEST_LOG_RATIO says
 CLIENT_GONE: Final = 499  # nginx's number for a client that did not wait for its answer
-QUIET: Final = frozenset({"/health", "/ready", "/metrics", "/internal/worker/heartbeat"})  # asked every few seconds
+# Asked every few seconds, by machines or by a page that is open.
+QUIET: Final = frozenset(
+    {"/health", "/ready", "/metrics", "/internal/worker/heartbeat", "/ops", "/ops.txt", "/ops.json"}
+)
 
 
 @web.middleware

@@ -1,87 +1,24 @@
-"""GET /ops: how the system stands, on one HTML page that needs no JavaScript. Basic authentication."""
+"""Who may open the operator pages (basic authentication), and what their answers carry."""
 
-import asyncio
 import base64
 import hmac
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-import aiohttp_jinja2
 from aiohttp import web
-from redis.exceptions import RedisError
 
-from ottoai import __version__, tally
 from ottoai.config import Config, OpsUser
-from ottoai.domain import outbox
-from ottoai.errors import Forbidden, NotFound, StoreUnavailable
+from ottoai.errors import Forbidden, NotFound
 from ottoai.web import keys
-from ottoai.webhooks import quarantine
 
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="OttoAI operators", charset="UTF-8"'}
-LIMIT: Final = 1.0  # seconds for each store; the page says what did not answer
-
-
-async def page(request: web.Request) -> web.Response:
-    """The status page."""
-    if admitted(request) is None:
-        return challenge()
-    response = aiohttp_jinja2.render_template("ops.html", request, await _state(request))
-    response.headers.update(HEADERS)
-    return response
-
-
-async def _state(request: web.Request) -> dict[str, Any]:
-    """What the template shows. Parts that could not be read are None."""
-    app = request.app
-    now = datetime.now(UTC)
-    readiness, processes, backlog = await asyncio.gather(
-        app[keys.HEALTH].readiness(), _processes(request), _backlog(request)
-    )
-    return {
-        "version": __version__,
-        "environment": app[keys.CONFIG].environment,
-        "now": now,
-        "ready": readiness.ready,
-        # What fails comes first.
-        "components": sorted(readiness.components.items(), key=lambda item: item[1]),
-        "processes": processes and [(found, tally.alive(found, now)) for found in processes],
-        "depths": await app[keys.GAUGES].depths(),
-        "backlog": backlog,
-        "connections": len(app[keys.HUB].connections),
-        "quarantined": await _quarantined(request),
-    }
-
-
-async def _processes(request: web.Request) -> list[tally.Snapshot] | None:
-    try:
-        async with asyncio.timeout(LIMIT):
-            return await tally.read(request.app[keys.REDIS])
-    except (RedisError, OSError, TimeoutError):
-        return None
-
-
-async def _backlog(request: web.Request) -> tuple[int, float] | None:
-    try:
-        async with asyncio.timeout(LIMIT):
-            return await outbox.backlog(request.app[keys.DB].system())
-    except (StoreUnavailable, TimeoutError):
-        return None
-
-
-async def _quarantined(request: web.Request) -> int | None:
-    try:
-        async with asyncio.timeout(LIMIT):
-            return await quarantine.count(request.app[keys.DB].system())
-    except (StoreUnavailable, TimeoutError):
-        return None
 
 
 def challenge() -> web.Response:

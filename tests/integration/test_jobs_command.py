@@ -127,3 +127,27 @@ async def test_without_redis_beat_enqueues_what_was_retried(
     with beat_of(config, db) as beat:
         await beat.run_once()
     assert queues.waiting() == {job}
+
+
+async def test_a_job_is_shown_with_where_it_failed_and_discarded(config, db, demo, command):
+    url = config.database_url
+    job, other = bury(url, stage(url, "any")), bury(url, stage(url, "other"))
+    execute(url, "update outbox set traceback = '  jobs/senders.py:1 in send' where id = %s", job)
+    code, said = await command("show", job)
+    assert code == 0
+    assert "state\tdead" in said
+    assert said.endswith("  jobs/senders.py:1 in send\n")
+    assert (await command("show", other))[1].endswith("no traceback is kept\n")
+    assert (await command("show", "00000000-0000-0000-0000-000000000000"))[0] == 1
+    assert (await command("show", "nonsense"))[0] == 1
+    for wrong in ((), (job, "--all", "--job", "any"), ("--all",), ("--job", "any")):
+        assert (await command("discard", *wrong))[0] == 1
+    assert await command("discard", job) == (0, "1 discarded\n")
+    assert await command("discard", job) == (1, f"{job}\tis no dead job\n0 discarded\n")
+    more = [bury(url, stage(url, "any")) for _ in range(3)]
+    assert await command("discard", "--all", "--job", "any") == (0, "3 discarded\n")
+    assert {row[0] for row in execute(url, "select id::text from outbox where state = 'done'")} == {job, *more}
+    assert execute(url, "select error from outbox where id = %s", job) == [("TimeoutError at senders.py:1",)]
+    assert execute(url, "select action, target, outcome from ops_audit order by id")[-1] == (
+        "discard", "all any", "3 discarded",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What operators and developers open: /ops, /demo, /metrics, the heartbeat, and the explanation of a problem."""
+"""What developers and machines open: /demo, /metrics, the heartbeat, and the explanation of a problem."""
 
 import aiohttp
 import pytest
@@ -11,28 +11,12 @@ from ottoai.metrics import Metrics
 from tests.conftest import make_config
 from tests.helpers import get
 
-OPERATOR = ("operator", "secret")
-
 
 async def fetch(url: str, auth: tuple[str, str] | None = None, **options):
     if auth:
         options["headers"] = {"Authorization": encode_basic_auth(*auth)}
     async with aiohttp.ClientSession() as session, session.get(url, **options) as response:
         return response.status, response.headers, await response.text()
-
-
-@pytest.mark.parametrize("auth", [None, ("operator", "wrong"), ("nobody", "secret"), ("", "")])
-async def test_ops_is_for_its_users(base, auth):
-    status, headers, body = await fetch(f"{base}/ops", auth=auth)
-    assert (status, headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
-    assert "Queues" not in body
-
-
-async def test_ops_without_users_answers_in_development_only(database_url, redis_url, demo, aiohttp_server):
-    for environment, expected in (("development", 200), ("staging", 404)):
-        settings = {"ENVIRONMENT": environment, "OPS_USERS": ""}
-        server = await aiohttp_server(build_app(make_config(database_url, redis_url, **settings)))
-        assert (await fetch(str(server.make_url("/ops"))))[0] == expected
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
@@ -54,32 +38,6 @@ async def test_demo_is_nowhere_but_in_development(database_url, redis_url, demo,
                 assert found[0] == (200 if method in {"GET", "HEAD"} else 405)
             else:
                 assert found == await ask(base, "/nothing"), "as any unknown address"
-
-
-async def test_ops_shows_processes_and_puts_failures_first(base, redis_url):
-    name = '<script>alert("x")</script>'
-    figures = Metrics("9", "worker").render
-    with tally.Reporter(redis_url, "worker", version="9", figures=figures, name=name) as reporter:
-        reporter.update(state="idle", queues=["urgent"])
-        reporter.run_once()
-        status, headers, body = await fetch(f"{base}/ops", auth=OPERATOR)
-    assert status == 200
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
-    assert "&lt;script&gt;" in body
-    assert "<script" not in body
-    assert body.index('"row">beat') < body.index('"row">database'), "what fails should come first"
-    assert (await fetch(f"{base}/static/ops.css"))[0] == 200
-
-
-async def test_ops_without_redis_says_so(base, redis_server):
-    redis_server.stop()
-    try:
-        status, _, body = await fetch(f"{base}/ops", auth=OPERATOR)
-    finally:
-        redis_server.start()
-    assert status == 200
-    assert "Redis does not answer" in body
-    assert "staged jobs are open" in body
 
 
 async def test_heartbeat_needs_worker_and_beat(base, redis_url):
@@ -105,6 +63,23 @@ async def test_a_process_shows_only_what_it_measures(base, redis_url):
     assert "process_cpu_seconds_total" in from_worker
     assert not [name for name in from_worker if name.startswith(("http_", "ws_", "webhook_", "outbox_"))]
     assert "ws_connections{" in text
+
+
+async def test_of_a_process_that_ended_metrics_tells_what_it_counted_and_not_what_it_had(base, redis_url):
+    figures = Metrics("9", "worker")
+    figures.worker_task_total.inc(task="t", queue="q", status="failure")
+    with tally.Reporter(redis_url, "worker", version="9", figures=figures.render, name="w") as worker:
+        worker.run_once()
+        _, _, alive = await fetch(f"{base}/metrics")
+    _, _, gone = await fetch(f"{base}/metrics")
+    mine = [{line.partition(" ")[0] for line in text.splitlines() if 'proc="w"' in line} for text in (alive, gone)]
+    counted = 'worker_task_total{proc="w",queue="q",status="failure",task="t"}'
+    assert counted in mine[0] & mine[1]
+    no_more = {name.partition("{")[0] for name in mine[0] - mine[1]}
+    assert no_more == {
+        "build_info", "process_max_fds", "process_memory_limit_bytes", "process_open_fds",
+        "process_resident_memory_bytes", "process_threads",
+    }  # fmt: skip
 
 
 async def test_metrics_token_is_asked_for(database_url, redis_url, demo, aiohttp_server):

@@ -1,6 +1,7 @@
 """Genuine deliveries that could not be used: kept with their cause, and tried again once, by command and by page."""
 
 import asyncio
+import re
 
 import aiohttp
 import pytest
@@ -118,16 +119,18 @@ async def test_the_page_shows_and_replays(base, poisoned, database_url):
             assert "2 quarantined" in text
             assert "internal error: KeyError" in text
         key_id = execute(database_url, "select id::text from idempotency_keys order by created_at")[0][0]
-        foreign = {"Origin": "https://evil.example"}
-        async with session.post(f"{base}/ops/quarantine/replay", data={"id": key_id}, headers={**auth, **foreign}) as r:
-            assert r.status == 403
+        token = {"csrf": re.search(r'name="csrf" value="([^"]+)"', text)[1]}
         poisoned()
-        async with session.post(f"{base}/ops/quarantine/replay", headers=auth, data={"id": key_id}) as response:
+        async with session.post(
+            f"{base}/ops/quarantine/replay", headers=auth, data={"id": key_id, **token}
+        ) as response:
             text = await response.text()
             assert "1 quarantined" in text
             assert "telephony.call.missed" in text
-        async with session.post(f"{base}/ops/quarantine/replay", headers=auth, data={"all": "1"}) as response:
+        only = f"{base}/ops/quarantine/replay?kind=call-complete"
+        async with session.post(only, headers=auth, data={"all": "1", **token}) as response:
             assert "Nothing is quarantined" in await response.text()
+            assert response.url.path_qs.startswith("/ops/quarantine?kind=call-complete&done=")
     assert of_tenant(database_url, "select count(*) from calls") == [(2,)]
 
 

@@ -50,12 +50,25 @@ class Ask:
     method: str = ""
 
 
+PRESSED: Final = (
+    "/ops/jobs/retry", "/ops/jobs/discard", "/ops/quarantine/replay", "/ops/connections/kick",
+    "/ops/alerts/acknowledge", "/ops/queues/pause", "/ops/queues/resume",
+)  # fmt: skip
+
+
 Drive = Callable[[str], Iterable[Ask]]  # given the route's path
 
 
 def public(*queries: str) -> Drive:
     """A route that is the same for everybody."""
     return lambda path: [Ask(path + query) for query in ("", *queries, f"?tenant_id={B.id}&org={B.id}")]
+
+
+def pressing(path: str) -> Iterable[Ask]:
+    """A button of operators, pressed by somebody who is none."""
+    return [
+        Ask(path, body.encode(), FORM) for body in (f"id={B.uuid(6)}", "all=1", "queue=urgent", f"job={B.word}&all=1")
+    ]
 
 
 def listing(path: str) -> Iterable[Ask]:
@@ -221,11 +234,14 @@ DRIVES: Final[dict[tuple[str, str], Drive]] = {
     ("POST", "/twilio/{kind}/{hook}"): twilio_webhook,
     ("POST", "/clerk/webhook"): clerk,
     ("GET", "/ops"): public(),
+    ("GET", "/ops.txt"): public(),
+    ("GET", "/ops.json"): public(),
+    ("GET", "/ops/alerts"): public("", "?before=1"),
     ("GET", "/ops/quarantine"): public(f"?tenant={B.id}"),
-    ("POST", "/ops/quarantine/replay"): lambda path: [
-        Ask(path, f"id={B.uuid(6)}".encode(), FORM),
-        Ask(path, b"all=1", FORM),
-    ],
+    ("GET", "/ops/jobs"): public(f"?tenant={B.id}", f"?state=open&tenant={B.id}"),
+    ("GET", "/ops/jobs/{id}"): lambda _: [Ask(f"/ops/jobs/{each}") for each in (MISSING, B.uuid(6), B.word)],
+    ("GET", "/ops/audit"): public("?before=1"),
+    **{("POST", path): pressing for path in PRESSED},
     ("GET", "/docs/problems/{type}"): public(),
     # There in development alone, where it shows to whoever asks the tenant that they name, as `ottoai token` does.
     ("GET", "/demo"): public("?tenant=nobody", f"?tenant={A.id}", f"?tenant={A.id}&tenant={B.id}"),

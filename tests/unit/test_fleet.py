@@ -193,8 +193,8 @@ def test_all_that_happened_is_counted_once_whatever_comes_and_goes(data):
     look(fleet, seconds)
     for _ in range(data.draw(st.integers(1, 25))):
         seconds += 5
-        for _ in range(data.draw(st.integers(0, 2))):
-            alive.append(Process(f"worker-x-{next(names)}", START + timedelta(seconds=seconds - 1)))
+        begun = START + timedelta(seconds=seconds - 1)
+        alive += [Process(f"worker-x-{next(names)}", begun) for _ in range(data.draw(st.integers(0, 2)))]
         for each in alive:
             times = data.draw(st.integers(0, 3))
             each.ran(times, "failure")

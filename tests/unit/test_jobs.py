@@ -10,11 +10,12 @@ import pytest
 from jobs import __main__ as commands
 from jobs import reconcile
 from jobs.context import Retry
+from jobs.failures import described, traced
 from jobs.outage import LONGEST_WAIT, Outage
-from jobs.run import JOBS, PERIODIC, described
+from jobs.run import JOBS, PERIODIC
 from jobs.schedule import ENTRIES, Entry
 from jobs.send_text import SEND_TEXT
-from ottoai.errors import InvalidInput
+from ottoai.errors import InvalidInput, StoreUnavailable
 from ottoai.queue import QUEUES
 
 
@@ -38,6 +39,50 @@ def test_of_an_error_the_outbox_keeps_no_data_of_a_tenant():
     assert described(raised.value).startswith("ValueError at test_jobs.py:")
     assert "+" not in described(raised.value)
     assert described(KeyError("+12125550100")) == "KeyError"
+
+
+def refused(phone):
+    raise ValueError(f"{phone} said no")
+
+
+def deeper(phone, depth):
+    if depth:
+        return deeper(phone, depth - 1)
+    return refused(phone)
+
+
+def test_a_traceback_tells_where_and_in_our_own_words_only():
+    phone = "+12125550100"
+    with pytest.raises(StoreUnavailable) as raised:
+        try:
+            refused(phone)
+        except ValueError as error:
+            raise StoreUnavailable("in our own words") from error
+    text = traced(raised.value)
+    first, _, last = text.partition("\n\n")
+    assert "  tests/unit/test_jobs.py:" in first
+    assert ' in refused\n    raise ValueError(f"{phone} said no")\nValueError' in first
+    assert last.endswith("\nStoreUnavailable: in our own words")
+    assert phone not in text
+    assert "/work" not in text, "no path of this machine"
+
+
+def test_a_traceback_is_bounded_and_ends_where_it_happened():
+    phone = "+12125550100"
+    with pytest.raises(ExceptionGroup) as raised:
+        try:
+            deeper(phone, 300)
+        except ValueError as inner:
+            raise ExceptionGroup(phone, [inner, KeyError(phone)]) from inner
+    raised.value.__cause__.__cause__ = raised.value  # a circle
+    text = traced(raised.value)
+    assert len(text) <= 8 * 1024
+    assert text.endswith("\nExceptionGroup")
+    assert "KeyError" in text
+    assert phone not in text
+    with pytest.raises(RecursionError) as raised:
+        deeper(phone, 100_000)
+    assert len(traced(raised.value)) <= 8 * 1024
 
 
 def test_every_entry_of_the_schedule_is_a_job():

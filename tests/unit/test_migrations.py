@@ -23,6 +23,8 @@ CHECKSUMS = {
     "0016_followed": "f81eba164a6093fffccbc00e2a02adc8beaaf178d4a8a58b62898eeae5ccaf5f",
     "0017_erased": "58b5f6ddb7f06a66f7db042903cc9ae853ebc82bfbcf949b16dcd8fd923c9eb0",
     "0018_ops": "d41bbec7d27967e69295349fc9d966a42a3aef8969305b68ae9d9db88386e1a2",
+    "0019_alert_quiet": "01d83b4eb2889d58960b04a2c3e4c7a6a0423a58ae62f0ca6a836be941d737ca",
+    "0020_failing": "474a0d3740b7d3f37efce4563c8aa8c8299eb730fb6b34c74e989b87fb960967",
 }
 
 

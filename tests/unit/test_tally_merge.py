@@ -73,6 +73,18 @@ def test_of_two_types_the_first_is_kept():
     assert parse(merged).values == {("a", frozenset({("proc", "p1")})): 1}
 
 
+def test_of_the_dead_only_counts_are_told_and_since_when():
+    text = (
+        "# TYPE a gauge\na 1\n# TYPE b_total counter\nb_total 2\n"
+        '# TYPE c histogram\nc_bucket{le="+Inf"} 3\nc_sum 3\nc_count 3\n'
+        "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds 4\n"
+    )
+    told = parse(merge({"p": text, "q": text}, dead={"p"})).values
+    names = {who: {name for name, labels in told if ("proc", who) in labels} for who in "pq"}
+    assert names["q"] - names["p"] == {"a"}
+    assert names["p"] == {"b_total", "c_bucket", "c_sum", "c_count", "process_start_time_seconds"}
+
+
 def test_nothing_gives_nothing():
     assert merge({}) == ""
     assert merge({"p": ""}) == ""

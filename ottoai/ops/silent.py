@@ -1,0 +1,68 @@
+"""Tenants whose webhooks fell silent: a provider that has switched them off says nothing, and neither does a missing
+call. Every API process asks for itself, so that each can show who it is.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from ottoai.db import Session, queries
+from ottoai.domain.tenants import PROBE
+from ottoai.errors import StoreUnavailable
+from ottoai.metrics import Metrics
+from ottoai.ops.monitor import Clock
+from ottoai.webhooks.callrail import LISTED
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = timedelta(minutes=5)
+USUAL: Final = 5  # deliveries in the same hours of each of two weeks: with fewer, none is no news
+WITHIN: Final = timedelta(days=8)  # the week of their last habit
+LIMIT: Final = 1000  # tenants named; the provider's outage silences them all
+
+
+class Silent(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant of which nothing comes, and when the last delivery did."""
+
+    tenant_id: str
+    last_at: datetime | None
+
+
+class Silence:
+    """Who is silent. `tenants`: None when it is not known."""
+
+    def __init__(self, system: Session, metrics: Metrics, clock: Clock) -> None:
+        self.tenants: list[Silent] | None = None
+        self._system = system
+        self._metrics = metrics
+        self._clock = clock
+        self._next: datetime | None = None
+
+    async def look(self) -> None:
+        """Ask, if it is time to. To be called after each look of the watch."""
+        now = self._clock()
+        if self._next is not None and now < self._next:
+            return
+        self._next = now + EVERY
+        try:
+            self.tenants = await self._ask(now)
+        except StoreUnavailable as error:
+            log.warning("Silent tenants not known", extra={"error": repr(error)})
+            self.tenants = None
+            self._metrics.webhook_silent_tenants.replace(())
+            return
+        self._metrics.webhook_silent_tenants.set(len(self.tenants))
+
+    async def _ask(self, now: datetime) -> list[Silent]:
+        rows = queries().ops.silent_tenants(self._system, now=now, listed=LISTED, probe=PROBE, usual=USUAL, limit=LIMIT)
+        today = {row["tenant_id"]: row["last_at"] async for row in rows}
+        known = {each.tenant_id: each.last_at for each in self.tenants or ()}  # it is silent: that changes no more
+        last = {tenant: last_at or known.get(tenant) for tenant, last_at in today.items()}
+        if unknown := [tenant for tenant, last_at in last.items() if last_at is None]:
+            rows = queries().ops.last_deliveries(
+                self._system, tenants=unknown, since=now - WITHIN, until=now, listed=LISTED
+            )
+            last |= {row["tenant_id"]: row["last_at"] async for row in rows}
+        return [Silent(tenant_id=tenant, last_at=last_at) for tenant, last_at in last.items()]
