@@ -32,7 +32,7 @@ from ottoai.realtime.hub import open_hub
 from ottoai.realtime.quotas import open_quotas
 from ottoai.redis_pool import open_redis
 from ottoai.vault import Vault
-from ottoai.web import cors, keys, throttle
+from ottoai.web import cors, keys, middlewares, throttle
 from ottoai.web.auth import Revoked, Tokens
 from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
@@ -60,6 +60,7 @@ def build_app(config: Config, pace: Pace = PACE, clock: Clock = utc) -> web.Appl
     app[keys.CONFIG] = config
     app[keys.METRICS] = Metrics(__version__, "api")
     throttle.zero(app[keys.METRICS])
+    middlewares.zero(app[keys.METRICS], ((method, path) for method, path, _ in ROUTES))
     revoked = app[keys.REVOKED] = Revoked()
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)

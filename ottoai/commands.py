@@ -1,6 +1,7 @@
 """What the commands do. Each takes the configuration and its arguments and returns the exit code."""
 
 import asyncio
+import logging
 import os
 import pwd
 import re
@@ -18,7 +19,7 @@ import aiohttp
 import jwt
 import msgspec
 
-from ottoai import __version__, commands_settings, samples, server
+from ottoai import __version__, commands_settings, log, samples, server
 from ottoai import migrate as migrations
 from ottoai.client import Closed, Follower
 from ottoai.config import Config
@@ -32,13 +33,15 @@ from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
 from ottoai.vault import Vault
-from ottoai.web.auth import Revoked, Tokens, issue
+from ottoai.web.auth import Revoked, TokenExpired, TokenRevoked, Tokens, issue
 from ottoai.web.claims import Principal
 from ottoai.web.jwks import open_keys
 from ottoai.webhooks import callrail, provision, twilio
 from ottoai.webhooks.callrail_api import open_api
 from ottoai.webhooks.receive import DEMO, Directory, Ingest, replay_unclaimed
 from ottoai.webhooks.reconcile import COUNTED, by_hand, spans
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_KINDS: Final = samples.KINDS
 TTL: Final = re.compile(r"(\d{1,5})([smhd])")
@@ -68,9 +71,13 @@ def api(config: Config, _args: Namespace) -> int:
 
 
 def migrate(config: Config, _args: Namespace) -> int:
-    """Bring the schema up to date."""
+    """Bring the schema up to date. What it says are log lines: in production nobody sits in front of it."""
+    log.setup(config, "migrate")
     applied = migrations.migrate(config.database_url)
-    say("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+    for name in applied:
+        logger.info("Migration applied", extra={"migration": name})
+    if not applied:
+        logger.info("No migration to apply")
     return 0
 
 
@@ -294,12 +301,30 @@ def token_inspect(config: Config, args: Namespace) -> int:
     try:
         principal = _with_database(config, verify)
     except Unauthenticated as error:
-        say(f"NOT VALID: {error.detail}")
+        say(f"NOT VALID: {error.detail}{_more(config, claims, error)}")
         return 1
     left = principal.expires_at - datetime.now(UTC)
     whose = f"tenant {principal.tenant_id}, user {principal.user_id}, role {principal.role}"
     say(f"valid: {whose}, for another {int(left.total_seconds())} s")
     return 0
+
+
+def _more(config: Config, claims: Mapping[str, Any], error: Unauthenticated) -> str:
+    """What a refusal leaves unsaid, since its reader may be anybody: here it is an operator."""
+    now = datetime.now(UTC)
+    if isinstance(error, TokenExpired):
+        expired = datetime.fromtimestamp(claims["exp"], UTC)
+        return f" It expired at {expired:%Y-%m-%d %H:%M:%S} UTC, {int((now - expired).total_seconds())} s ago."
+    if isinstance(error, TokenRevoked):
+        return " Whoever was issued one since has access: see `tenant revoke`."
+    if isinstance(error.__cause__, jwt.InvalidSignatureError):
+        ours = [
+            name for name, given in (("JWT_SECRET", config.jwt_secret), ("JWT_JWKS_URL", config.jwt_jwks_url)) if given
+        ]
+        return f" It was signed with another key than that of {' or '.join(ours)}: who issued it, and for which server?"
+    if isinstance(error.__cause__, jwt.ImmatureSignatureError):
+        return " Clocks differ: compare that of its issuer with this machine's."
+    return ""
 
 
 def send_webhook(config: Config, args: Namespace) -> int:

@@ -364,7 +364,8 @@ class Config:
     trusted_proxies: tuple[Network, ...] = setting(
         "TRUSTED_PROXIES",
         _networks,
-        "Networks whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are believed.",
+        "Networks whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are believed, and whose "
+        "`traceparent` says which trace a request belongs to.",
         default=(),
     )
     public_url: str = setting(

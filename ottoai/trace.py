@@ -5,12 +5,13 @@ and sent (OTLP over HTTP) only where an endpoint is configured. The only importe
 span never includes a query string, a raw path or the text of an exception: those hold tokens, secret hooks and phones.
 """
 
+import logging
 import os
 import random
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,12 +24,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ottoai.config import Config, Network, within
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.util.types import Attributes
 
 __all__ = ["SpanKind", "chosen", "flush", "recorded", "setup", "span", "took", "trace_id", "traceparent"]
+
+log = logging.getLogger(__name__)
 
 EXCLUDED_URLS: Final = "^/(health|ready|metrics|ws)$"  # probes say nothing; a WebSocket is not one request
 EXPORT_TIMEOUT_SECONDS: Final = 3.0  # of one batch, its retries included
@@ -199,8 +202,26 @@ def _started(
 # What follows imports where needed: without an endpoint no process pays memory and start-up time for the SDK.
 def _exporter(endpoint: str) -> "SpanExporter":
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import SpanExportResult
 
-    return OTLPSpanExporter(
+    class Exporter(OTLPSpanExporter):
+        """Tells once that its receiver is away, and once that it is back. Their own does with every try."""
+
+        lost = False
+
+        def export(self, spans: "Sequence[ReadableSpan]") -> SpanExportResult:
+            result = super().export(spans)
+            lost = result is not SpanExportResult.SUCCESS
+            if lost and not self.lost:
+                log.warning("Traces cannot be sent; they are lost meanwhile", extra={"count": len(spans)})
+            elif self.lost and not lost:
+                log.info("Traces are sent again")
+            self.lost = lost
+            return result
+
+    for noisy in ("opentelemetry.exporter", "opentelemetry.sdk.trace.export", "opentelemetry.sdk._shared_internal"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    return Exporter(
         endpoint=endpoint if endpoint.endswith("/v1/traces") else f"{endpoint}/v1/traces",
         timeout=EXPORT_TIMEOUT_SECONDS,
     )

@@ -10,14 +10,13 @@ from typing import Any, Final
 import yaml
 
 from ottoai.indicators import INDICATORS, Bound, Condition, Indicator, Unit, shown
-from ottoai.measures import MINUTE, WATCHED, Enough, Quantile, Select, counting, promql_time, recorded
+from ottoai.measures import WATCHED, Enough, Quantile, Select, counting, promql_time, recorded
+from ottoai.ops.alerts import SETTLED, settled
 
 EVERY: Final = "15s"  # half of the shortest duration in the table; docs/METRICS.md asks to scrape as often
 SEEN: Final = "ottoai_proc:seen"
 STARTED: Final = "max by (proc) (process_start_time_seconds)"
-# An alert that comes and goes is one alert: it ends when it was well for so long, as those that the service sends.
-SETTLED: Final = 5 * MINUTE
-SETTLED_QUICK: Final = MINUTE  # of one that fires in less than a minute
+UNREACHABLE: Final = "Is any running (fly status), does /health answer, is METRICS_TOKEN the one that is sent?"
 NOTE: Final = "# Generated from ottoai/indicators.py: python -m scripts.generate\n"
 
 VALUE: Final[dict[Unit, str]] = {  # of a state there is nothing to tell but no
@@ -67,12 +66,12 @@ def alert(indicator: Indicator, bound: Bound) -> Rule:
         "alert": indicator.prometheus_alert(bound),
         "expr": judged(f"{recorded(indicator.id)} {bound.op} {bound.at:.10g}", indicator.conditions),
         **({"for": promql_time(bound.seconds)} if bound.seconds else {}),
-        "keep_firing_for": promql_time(SETTLED if bound.seconds >= MINUTE else SETTLED_QUICK),
+        "keep_firing_for": promql_time(settled(bound).total_seconds()),
         "labels": {"severity": bound.level, "indicator": indicator.id},
         "annotations": {
             "summary": f"{indicator.title}: {found}",
             "description": indicator.action,
-            **links(indicator.id, panel(indicator)),
+            **links(indicator.id, f"?viewPanel={panel(indicator)}"),
         },
     }
 
@@ -82,12 +81,12 @@ def judged(expression: str, conditions: Iterable[Condition]) -> str:
     return " and on () ".join((expression, *(f"({each.promql()})" for each in conditions)))
 
 
-def links(anchor: str, number: int) -> dict[str, str]:
+def links(anchor: str, place: str = "") -> dict[str, str]:
     """Where to read on."""
     return {
         "runbook_url": f"docs/OPERATIONS.md#{anchor}",
-        "dashboard_url": f"/d/ottoai?viewPanel={number}",
-        "page_url": f"/ops#{anchor}",
+        "dashboard_url": f"/d/ottoai{place}",
+        "page_url": f"/ops#indicator-{anchor}",
     }
 
 
@@ -102,12 +101,12 @@ def unreachable() -> Rule:
         "alert": "OttoaiUnreachable",
         "expr": "absent(ready)",
         "for": "1m",
-        "keep_firing_for": promql_time(SETTLED),
+        "keep_firing_for": promql_time(SETTLED.total_seconds()),
         "labels": {"severity": "critical", "indicator": "unreachable"},
         "annotations": {
             "summary": "No api process can be scraped",
-            "description": "Is any running (fly status), does /health answer, is METRICS_TOKEN the one that is sent?",
-            **links("unreachable", 0),
+            "description": UNREACHABLE,
+            **links("unreachable"),
         },
     }
 
@@ -129,6 +128,8 @@ def table() -> str:
         cells = (each.title, each.healthy, "; ".join(early) or "–", bounds.get("critical", "–"), each.action)
         text = " | ".join(cell.replace("|", "\\|") for cell in cells)
         lines.append(f'| <a id="{each.id}"></a>{text} |')
+    scraped = "An api process can be scraped (Prometheus alone asks)"
+    lines.append(f'| <a id="unreachable"></a>{scraped} | yes | – | no for 1m | {UNREACHABLE} |')
     return "\n".join(lines) + "\n"
 
 

@@ -35,7 +35,7 @@ Vector = dict[frozenset[tuple[str, str]], float]
 def run(*arguments: str | Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """promtool, as on the command line."""
     command = [PROMTOOL or "promtool", *map(str, arguments)]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
 def check(said: Said | Mapping[str, Said], firing: Collection[str] = (), silent: Collection[str] = ()) -> None:

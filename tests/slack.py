@@ -7,14 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import redis
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from ottoai.app import build_app
 from ottoai.config import Config
+from ottoai.ops import leader
 from ottoai.ops.alerts import Alert
 from ottoai.tally import Reporter
 from ottoai.web import keys
+from tests.conftest import execute
 
 PATH = "/services/T0/B0/the-secret-of-the-webhook"
 
@@ -41,6 +44,10 @@ class Slack:
     async def beat(self, request: web.Request) -> web.StreamResponse:
         self.beats += 1
         return web.Response(text="OK")
+
+    async def elsewhere(self, request: web.Request) -> web.StreamResponse:
+        """Where it sends to, and nobody is to go."""
+        return web.Response(text="ok")
 
     def of(self, title: str) -> list[str]:
         """The messages about an indicator, by their first word."""
@@ -83,6 +90,7 @@ async def slack_of() -> AsyncIterator[Slack]:
     app = web.Application()
     app.router.add_post(PATH, slack.take)
     app.router.add_get("/heartbeat", slack.beat)
+    app.router.add_route("*", "/elsewhere", slack.elsewhere)
     server = TestServer(app)
     await server.start_server()
     slack.url = str(server.make_url(PATH))
@@ -169,6 +177,17 @@ async def later(clock: Clock, seconds: float, *processes: Process) -> None:
             await each.look()
 
 
+async def over(clock: Clock, indicator: str, *processes: Process) -> None:
+    """Let time pass until its alert is over for all. A store that comes back loses a few connections at first: what is
+    looked at once a second may be ill once more.
+    """
+    async with asyncio.timeout(30):
+        while any(each.alert(f"{indicator}.critical") for each in processes):
+            for each in processes:
+                await each.sees(indicator, "ok")
+            await later(clock, 20, *processes)
+
+
 @asynccontextmanager
 async def worker_alive(config: Config) -> AsyncIterator[None]:
     """A worker that says that it lives, until the end."""
@@ -177,3 +196,14 @@ async def worker_alive(config: Config) -> AsyncIterator[None]:
         await asyncio.to_thread(reporter.run_once)
         yield
         await asyncio.to_thread(reporter.close)
+
+
+def lease_ends(database_url: str, redis_url: str) -> None:
+    """Fifteen seconds later."""
+    execute(database_url, "update ops_leases set leased_until = now() - interval '1 second'")
+    redis_lease_ends(redis_url)
+
+
+def redis_lease_ends(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(leader.KEY)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -124,7 +125,24 @@ class Watch:
 
     async def agree(self, name: str, bound: Bound, *, lasted: bool) -> None:
         """Page, text, JSON and Prometheus say the same; and when it has `lasted`, alerts fire."""
-        indicator = self.indicator(name)
+        indicator, reading = self.indicator(name), self.reading(name)
+        self.app[keys.BOARD]._until = 0.0
+        async with aiohttp.ClientSession(headers=AUTH) as session:
+            told = {}
+            for path in ("/ops", "/ops.txt", "/ops.json"):
+                async with session.get(self.base + path) as response:
+                    assert response.status == 200
+                    told[path] = await response.text()
+        assert f'<tr id="indicator-{name}" class="{reading.verdict}">' in told["/ops"]
+        assert f"{reading.verdict.upper()} {reading.title}: {reading.shown} " in told["/ops.txt"]
+        status = msgspec.json.decode(told["/ops.json"])
+        assert {"id": name, "verdict": reading.verdict}.items() <= next(
+            each for each in status["indicators"] if each["id"] == name
+        ).items()
+        if lasted:
+            firing = {each["name"] for each in status["alerts"] if each["state"] == "firing"}
+            assert indicator.alert(bound) in firing
+            assert f"FIRING {indicator.alert(bound)}: {indicator.title}" in told["/ops.txt"]
         if promtool.PROMTOOL and not isinstance(indicator.measure, Unusual):  # which wants days of figures
             await asyncio.to_thread(self._prometheus, indicator, bound, lasted)
 

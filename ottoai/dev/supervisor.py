@@ -6,6 +6,7 @@ orphans when it is killed itself.
 """
 
 import io
+import logging
 import os
 import selectors
 import shlex
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from honcho.environ import parse_procfile
+
+from ottoai.log import JsonLines
 
 GRACE_SECONDS = 35.0  # the processes promise to end within 30 s
 FIRST_DELAY = 0.5
@@ -78,6 +81,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._prefix = _prefix(environ)
         self._stop_requests = 0
+        self._lines = JsonLines("otto")
 
     def request_stop(self) -> None:
         """Stop all, in an orderly way; asked again, at once."""
@@ -96,9 +100,10 @@ class Supervisor:
             self._stop()
             self._selector.close()
 
-    def say(self, text: str) -> None:
-        """A line of the supervisor's own, among the others'."""
-        self._write("otto", 37, text.encode())
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """A line of the supervisor's own, among the others' and like them."""
+        record = logging.LogRecord(__name__, level, __file__, 0, text, None, None)
+        self._write("otto", 37, self._lines.format(record).encode())
 
     def show(self, text: str) -> None:
         """A text of more than one line, without the column of names."""
@@ -114,7 +119,8 @@ class Supervisor:
             return
         if now - child.started >= STEADY_SECONDS:
             child.delay = FIRST_DELAY
-        self.say(f"{child.name} {_how(code)} after {now - child.started:.1f} s; starting it again in {child.delay:g} s")
+        text = f"{child.name} {_how(code)} after {now - child.started:.1f} s; starting it again in {child.delay:g} s"
+        self.say(text, logging.WARNING)
         child.running = None
         child.next_start = now + child.delay
         child.delay = min(child.delay * 2, LONGEST_DELAY)

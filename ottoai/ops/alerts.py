@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-from ottoai.indicators import VERDICTS, Bound, Indicator, Severity, shown
+from ottoai.indicators import VERDICTS, Bound, Indicator, Op, Severity, shown
 from ottoai.measures import MINUTE, promql_time
 from ottoai.ops.reading import Reading
 
@@ -27,6 +27,8 @@ SETTLED_QUICK: Final = timedelta(minutes=1)
 # How long an alert goes on without data. A deploy, or an outage of Redis, is over by then, and a process that has
 # vanished has an alert of its own; later an alert about figures that nobody has any more helps nobody.
 BLANK: Final = timedelta(minutes=30)
+
+SIGNS: Final[dict[Op, str]] = {">": ">", ">=": "≥", "<": "<", "<=": "≤"}
 
 State = Literal["pending", "firing", "resolved"]
 
@@ -162,8 +164,8 @@ def settled(bound: Bound) -> timedelta:
 
 
 def threshold(indicator: Indicator, bound: Bound) -> str:
-    """A bound in words: `> 500 ms for 10m`."""
-    limit = "not yes" if indicator.unit == "state" else f"{bound.op} {shown(indicator.unit, bound.at)}"
+    """A bound in words: `≥ 100 for 2m`, `no for 30s`."""
+    limit = "no" if indicator.unit == "state" else f"{SIGNS[bound.op]} {shown(indicator.unit, bound.at)}"
     return f"{limit} for {promql_time(bound.seconds)}" if bound.seconds else limit
 
 

@@ -154,12 +154,14 @@ def message(alert: Alert, page: str) -> dict[str, Any]:
         *([("Lasted", _duration(alert))] if over else []),
     ]
     summary = f"{'Resolved' if over else alert.level.upper()}: {alert.title}"
-    link = f"{page}#{alert.indicator}" if page else ""
+    link = f"{page}#indicator-{alert.indicator}" if page else ""
     return {
-        "text": _escaped(summary if over else f"{summary}: {alert.shown} ({alert.threshold})"),
+        "text": _escaped(summary if over else f"{summary}: {alert.shown} (alert: {alert.threshold})"),
         "attachments": [
             {
-                "fallback": _escaped(f"{summary}, {alert.shown} ({alert.threshold}), since {since}. {alert.action}"),
+                "fallback": _escaped(
+                    f"{summary}, {alert.shown} (alert: {alert.threshold}), since {since}. {alert.action}"
+                ),
                 "color": RESOLVED if over else COLOURS[alert.level],
                 "title": _escaped(alert.name),
                 **({"title_link": link} if link else {}),

@@ -40,9 +40,9 @@ async def render(
     except (StoreUnavailable, TimeoutError):
         state |= {"away": True, "done": None}
     status = 503 if state["away"] else 200
-    response = aiohttp_jinja2.render_template(template, request, state, status=status)
-    response.headers.update(ops.HEADERS)
-    return response
+    found = aiohttp_jinja2.get_env(request.app).get_template(template)
+    body = await asyncio.to_thread(found.render, state)  # a full page takes some tens of milliseconds
+    return web.Response(text=body, content_type="text/html", status=status, headers=ops.HEADERS)
 
 
 def address(request: web.Request, **changes: str) -> str:

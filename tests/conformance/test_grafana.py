@@ -67,6 +67,7 @@ def test_alerts_link_to_their_indicators_panels():
 
 
 @needs_promtool
+@pytest.mark.timeout(600)
 def test_the_traffic_is_reckoned():
     """A minute of 60 requests, 120 messages, 30 jobs of 0.2 s; the worker is told of by two targets."""
     api, worker, said = Metrics("1", "api"), Metrics("1", "worker"), []

@@ -22,6 +22,7 @@ from tests.conftest import execute
 from tests.e2e import flyctl
 from tests.e2e.commands_of_docs import DOC, blocks, commands
 from tests.e2e.conftest import ROOT, SIGNING_KEY, Product, eventually, free_ports
+from tests.e2e.test_scripts import BUSY
 from tests.helpers import deliver, get, report
 
 pytestmark = pytest.mark.timeout(400)
@@ -66,7 +67,8 @@ SEEN: dict[str, tuple[str, ...]] = {
         "call-complete", r"before: quarantined.*after: processed", "0 would be tried|1 would be tried|dry|quarantined",
     ),
     "curl -s $BASE/metrics | grep rate_limit": (
-        r"rate_limit_checks_total\{", r"RATE_LIMIT_USER=", "PONG", r'"message": ?"Rate limit hit: route"', "RATE_LIMIT_TENANT",
+        r"rate_limit_checks_total\{", r"RATE_LIMIT_USER=", "PONG", r'"message": ?"Rate limit hit: route"',
+        "RATE_LIMIT_TENANT",
     ),
     "python -m ottoai tenant set acme --callrail-account ACC0a1b2c --callrail-company COM0a1b2c "
     "--callrail-api-token -": (r"acme +\|", r"settled_until"),
@@ -108,7 +110,9 @@ SEEN: dict[str, tuple[str, ...]] = {
     "python -m ottoai tenant rotate-key acme --callrail-key -": (),
     "python -m ottoai tenant retire-key acme callrail-key": (),
     "python -m ottoai tenant keys acme": (r"callrail\tsigning_key\tset 20",),
-    "psql $DATABASE_URL -c \"select value from tenant_routes where kind = 'hook' and tenant_id = 'org_…'\"": (r"\(0 rows\)",),
+    "psql $DATABASE_URL -c \"select value from tenant_routes where kind = 'hook' and tenant_id = 'org_…'\"": (
+        r"\(0 rows\)",
+    ),
     "python -m ottoai tenant revoke acme --user alice": (r"alice",),
     "python -m ottoai tenant revoke acme": (r"acme",),
     "python -m ottoai tenant export acme": (r"acme-export.jsonl|\d+ rows",),
@@ -138,7 +142,8 @@ FLY_LOG = "2026-11-25T21:00:00Z app[0e286d] ord [info] {}"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """A product of these tests' own: they pause, erase and rotate."""
-    product = Product(tmp_path_factory.mktemp("operations"), RATE_LIMIT_ROUTES="GET /api/missed-calls=1/hour")
+    limit = "GET /api/missed-calls=1/hour"
+    product = Product(tmp_path_factory.mktemp("operations"), RATE_LIMIT_ROUTES=limit, ALERT_BOUNDS=BUSY)
     try:
         product.start()
         yield product

@@ -5,7 +5,9 @@ import asyncio
 import psutil
 import pytest
 
-from tests.conftest import execute
+from ottoai.metrics import memory_limit
+from tests.conftest import execute, make_config
+from tests.watch import watching
 
 SETTINGS = "/api/settings"
 drives = pytest.mark.drives
@@ -137,10 +139,18 @@ async def test_pages_that_nobody_asks_for_twice(watch, token):
 
 @drives("memory", "info", "warning", "critical")
 @drives("memory_api", "info")
-@configured(ALERT_BOUNDS="memory_api.info=1000000,memory.info=0.000001,memory.warning=0.9,memory.critical=0.9")
-async def test_memory(watch):
-    await watch.passes("memory_api", "info")
-    await watch.passes("memory", "info")
+async def test_memory(database_url, redis_url, demo):
+    size, limit = psutil.Process().memory_info().rss, memory_limit()
+    steps = [("info", 150), ("warning", 350), ("critical", 550)]  # megabytes
+    bounds = [f"memory.{level}={(size + (more << 20)) / limit:.9f}" for level, more in steps]
+    bounds.append(f"memory_api.info={size + (150 << 20)}")
+    async with watching(make_config(database_url, redis_url, ALERT_BOUNDS=",".join(bounds))) as watch:
+        await watch.settled("memory", "memory_api")
+        held = []
+        for level, _ in steps:
+            held.append(bytes(200 << 20).replace(b"\0", b"x"))  # written to, or the kernel gives no page
+            await watch.passes("memory", level)
+        await watch.agree_on("memory_api", "info")
 
 
 @drives("files", "info", "critical")

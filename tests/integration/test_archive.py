@@ -12,7 +12,7 @@ from ottoai.ops import monitor
 from ottoai.ops.history import POINTS
 from tests.background import context_of
 from tests.conftest import execute, make_config
-from tests.slack import Clock, Process, keys, later
+from tests.slack import Clock, Process, keys, later, lease_ends
 
 CHECKS = Select("redis_checks_total")  # one a second at most, while somebody looks
 
@@ -75,6 +75,17 @@ async def test_one_writes_and_all_remember(start, clock, database_url):
     for each in (first, second):
         assert known(each.monitor.history.spark("worker", clock().timestamp())) == [0.0]
         assert each.monitor.history.last_minute == datetime(2026, 3, 2, 12, 1, tzinfo=UTC)
+
+
+async def test_a_minute_that_ends_while_nobody_speaks_is_written_by_the_next_one(start, clock, database_url, redis_url):
+    first, second = await start(), await start()
+    await later(clock, 50, first, second)
+    await first.kill()
+    await later(clock, 15, second)
+    assert minutes(database_url) == []
+    lease_ends(database_url, redis_url)
+    await second.look()
+    assert minutes(database_url) == [datetime(2026, 3, 2, 12, 0, tzinfo=UTC)]
 
 
 async def test_minutes_without_postgres_are_written_when_it_is_back(start, clock, postgres_server, database_url):

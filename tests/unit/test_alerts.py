@@ -225,4 +225,4 @@ def test_what_another_process_ended_is_over_here_too():
 
 def test_threshold_in_words():
     of = indicator(Bound("warning", ">=", 100.0, 120))
-    assert threshold(of, of.bounds[0]) == ">= 100 for 2m"
+    assert threshold(of, of.bounds[0]) == "≥ 100 for 2m"

@@ -1,6 +1,7 @@
 """`make run`'s supervisor, with processes that do nothing but live and die; and the environment it composes."""
 
 import io
+import json
 import os
 import shlex
 import signal
@@ -82,6 +83,8 @@ def test_one_that_ended_is_started_again_and_said_so(tmp_path: Path, code: int) 
         eventually(lambda: out.getvalue().count(f"beat ended with code {code}".encode()) >= 2)
     said = out.getvalue().decode()
     assert "starting it again in 0.5 s" in said
+    own = [json.loads(line.partition(" | ")[2]) for line in said.splitlines() if line.startswith("otto ")]
+    assert {(line["level"], line["service"]) for line in own} == {("WARNING", "otto")}
     assert "starting it again in 1 s" in said
     assert said.count("api  | up") == 1
 

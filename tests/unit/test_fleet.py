@@ -205,3 +205,17 @@ def test_all_that_happened_is_counted_once_whatever_comes_and_goes(data):
         look(fleet, seconds, *(each for each in heard if each not in gone), dead=tuple(gone))
     look(fleet, seconds + 5, *alive)
     assert (fleet.increase(FAILED, 10_000) or 0) == counted
+
+
+def test_who_counts_the_whole_and_none_of_a_part_says_that_there_is_none():
+    """A share of failures is 0, not unknown, while nothing has failed; even if failures have no series yet."""
+    part, whole = Select("http_requests_total", {"status": ("500", "503")}), Select("http_requests_total")
+    fleet, metrics = make_fleet(Ratio((part,), (whole,), 300)), Metrics("1", "api")
+    for seconds in (0, 5):
+        metrics.http_requests_total.inc(method="GET", route="/api/calls", status="200")
+        told = Snapshot(
+            kind="api", name="api-h-1", host="h", pid=1, version="1", started_at=START, at=START,
+            metrics_text=metrics.render(),
+        )  # fmt: skip
+        fleet.take([told], {"api-h-1"}, START.timestamp() + seconds)
+    assert Ratio((part,), (whole,), 300).value(fleet) == 0

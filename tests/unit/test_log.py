@@ -231,6 +231,31 @@ def test_any_message_and_any_extra_make_one_line(message, extra):
     assert line["service"] == "s"
 
 
+HOSTILE = st.one_of(
+    st.sampled_from(sorted({*log._TAKEN, *log.CONTEXT_FIELDS, "level\n", "\x1b[31mlevel", "\u2028level", ""})),
+    st.text(),
+)
+VALUES = st.sampled_from(
+    ["x\ny", '"}\n{"level": "CRITICAL"', "\x1b[2J", "\u2028", "\ud800", float("nan"), float("-inf"), 10**400, b"\xff"]
+)
+
+
+@given(st.text() | VALUES.map(str), st.dictionaries(HOSTILE, VALUES | anything, max_size=8))
+def test_no_field_of_any_caller_forges_ours(message, extra):
+    """Through the logger itself, which is where a name that is taken would raise or overwrite."""
+    made = log._make_record(
+        logging.getLogger("l"), "l", logging.INFO, "f", 1, message, (), None, "function", extra, None
+    )
+    text = log.JsonLines("s").format(made)
+    assert text.isascii()
+    assert text.isprintable()
+    assert len(text) <= log.MAX_LINE
+    line = json.loads(text, parse_constant=pytest.fail)
+    assert (line["level"], line["logger"], line["service"]) == ("INFO", "l", "s")
+    assert line["message"].encode("utf-8", "replace") == log.redact(message).encode("utf-8", "replace")
+    assert line.keys() - OWN <= {log._name(key) for key in extra} | {f"extra_{log._name(key)}" for key in extra}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

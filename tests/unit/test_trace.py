@@ -171,6 +171,18 @@ def test_a_failed_step_names_the_error_and_not_its_text(collector):
     assert b"secret" not in b"".join(collector.bodies)
 
 
+def test_a_receiver_that_is_away_is_told_of_once(collector, caplog):
+    caplog.set_level("INFO")
+    with trace.setup(config(collector.url), "worker"):
+        for manner, lines in (("fails", 1), ("fails", 1), ("takes", 2), ("takes", 2)):
+            collector.manner = manner
+            with trace.span(manner):
+                pass
+            trace.flush(10)
+            assert len(caplog.messages) == lines, caplog.messages
+    assert caplog.messages == ["Traces cannot be sent; they are lost meanwhile", "Traces are sent again"]
+
+
 def test_what_is_not_sampled_still_has_an_id(collector):
     with trace.setup(config(collector.url, ratio="0"), "worker"), trace.span("x"):
         assert re.fullmatch("[0-9a-f]{32}", trace.trace_id())
