@@ -5,12 +5,11 @@ seconds and bytes.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from markupsafe import Markup, escape
-
 from ottoai.domain.failed_jobs import COUNTED
 from ottoai.indicators import Unit, shown
 from ottoai.ops.reading import Reading
 from ottoai.ops.sparks import Spark, line
+from ottoai.web.docs import prose
 
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60))
 
@@ -63,12 +62,6 @@ def meaning(reading: Reading) -> str:
 def course(spark: Spark, unit: Unit, now: str) -> str:
     """A sparkline in words."""
     return f"Last 24 hours: least {shown(unit, spark.least)}, most {shown(unit, spark.most)}, now {now}"
-
-
-def prose(text: str) -> Markup:
-    """Our own words, in which `this` is code."""
-    parts = [escape(part) for part in text.split("`")]
-    return Markup("").join(Markup("<code>%s</code>") % part if place % 2 else part for place, part in enumerate(parts))
 
 
 FILTERS: Final[dict[str, Callable[..., Any]]] = {

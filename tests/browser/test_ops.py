@@ -28,9 +28,13 @@ class Reader:
         self.raw = raw
         self.do = do
         self.said: list[str] = []
-        raw.set_default_timeout(WITHIN)
-        raw.on("console", lambda message: self.said.append(message.text))
-        raw.on("pageerror", lambda error: self.said.append(error.message))
+
+    async def open(self, address: str) -> None:
+        """Open it. To be done by Chromium's own thread, as all that speaks to it."""
+        self.raw.set_default_timeout(WITHIN)
+        self.raw.on("console", lambda message: self.said.append(message.text))
+        self.raw.on("pageerror", lambda error: self.said.append(error.message))
+        await self.raw.goto(address)
 
     async def js(self, expression: str) -> Any:
         return await self.do(self.raw.evaluate(expression))
@@ -49,7 +53,7 @@ def read(chromium: Chromium, base: str) -> Callable[..., Any]:
     async def opened(path: str = "/ops", **options: Any) -> AsyncIterator[Reader]:
         context = await chromium.do(chromium.browser.new_context(http_credentials=OPERATOR, **options))
         reader = Reader(await chromium.do(context.new_page()), chromium.do)
-        await chromium.do(reader.raw.goto(base + path))
+        await chromium.do(reader.open(base + path))
         yield reader
         assert reader.said == [], "nothing against the policy, no fault"
         await chromium.do(context.close())
