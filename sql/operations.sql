@@ -4,44 +4,44 @@
 -- name: dead_jobs
 -- Jobs that were given up, the latest first: those of a tenant, of a name, or all, from behind a place on.
 select
-    id::text,
-    tenant_id,
-    job,
-    queue,
-    state,
-    attempts,
-    error,
-    split_part(trace_context, '-', 2) as trace_id,
-    finished_at as at
-from outbox
+    o.id::text,
+    o.tenant_id,
+    o.job,
+    o.queue,
+    o.state,
+    o.attempts,
+    o.error,
+    split_part(o.trace_context, '-', 2) as trace_id,
+    o.finished_at as at
+from outbox as o
 where
-    state = 'dead'
-    and (:tenant::text is null or tenant_id = :tenant)
-    and (:job::text is null or job = :job)
-    and (:before::timestamptz is null or (finished_at, id) < (:before, :before_id::uuid))
-order by finished_at desc, id desc
+    o.state = 'dead'
+    and (:tenant::text is null or o.tenant_id = :tenant)
+    and (:job::text is null or o.job = :job)
+    and (:before::timestamptz is null or (o.finished_at, o.id) < (:before, :before_id::uuid))
+order by o.finished_at desc, o.id desc
 limit :limit;
 
 -- name: failing_jobs
 -- The same of open jobs whose last attempt failed, those that are tried latest first. One that only waits for a better
 -- hour has no traceback.
 select
-    id::text,
-    tenant_id,
-    job,
-    queue,
-    state,
-    attempts,
-    error,
-    split_part(trace_context, '-', 2) as trace_id,
-    due_at as at
-from outbox
+    o.id::text,
+    o.tenant_id,
+    o.job,
+    o.queue,
+    o.state,
+    o.attempts,
+    o.error,
+    split_part(o.trace_context, '-', 2) as trace_id,
+    o.due_at as at
+from outbox as o
 where
-    state = 'open' and traceback is not null
-    and (:tenant::text is null or tenant_id = :tenant)
-    and (:job::text is null or job = :job)
-    and (:before::timestamptz is null or (due_at, id) < (:before, :before_id::uuid))
-order by due_at desc, id desc
+    o.state = 'open' and o.traceback is not null
+    and (:tenant::text is null or o.tenant_id = :tenant)
+    and (:job::text is null or o.job = :job)
+    and (:before::timestamptz is null or (o.due_at, o.id) < (:before, :before_id::uuid))
+order by o.due_at desc, o.id desc
 limit :limit;
 
 -- name: failed_jobs_counted

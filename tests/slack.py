@@ -45,6 +45,10 @@ class Slack:
         self.beats += 1
         return web.Response(text="OK")
 
+    async def elsewhere(self, request: web.Request) -> web.StreamResponse:
+        """Where it sends to, and nobody is to go."""
+        return web.Response(text="ok")
+
     def of(self, title: str) -> list[str]:
         """The messages about an indicator, by their first word."""
         return [each["text"].partition(":")[0] for each in self.messages if title in each["text"]]
@@ -86,6 +90,7 @@ async def slack_of() -> AsyncIterator[Slack]:
     app = web.Application()
     app.router.add_post(PATH, slack.take)
     app.router.add_get("/heartbeat", slack.beat)
+    app.router.add_route("*", "/elsewhere", slack.elsewhere)
     server = TestServer(app)
     await server.start_server()
     slack.url = str(server.make_url(PATH))
@@ -170,6 +175,17 @@ async def later(clock: Clock, seconds: float, *processes: Process) -> None:
         clock.pass_by(5)
         for each in processes:
             await each.look()
+
+
+async def over(clock: Clock, indicator: str, *processes: Process) -> None:
+    """Let time pass until its alert is over for all. A store that comes back loses a few connections at first: what is
+    looked at once a second may be ill once more.
+    """
+    async with asyncio.timeout(30):
+        while any(each.alert(f"{indicator}.critical") for each in processes):
+            for each in processes:
+                await each.sees(indicator, "ok")
+            await later(clock, 20, *processes)
 
 
 @asynccontextmanager

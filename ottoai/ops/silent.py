@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from ottoai.db import Session, queries
+from ottoai.domain.tenants import PROBE
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.ops.monitor import Clock
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(minutes=5)
 USUAL: Final = 5  # deliveries in the same hours of each of two weeks: with fewer, none is no news
-PROBE: Final = "ottoai-probe"  # the self-probe's own tenant
 WITHIN: Final = timedelta(days=8)  # the week of their last habit
 LIMIT: Final = 1000  # tenants named; the provider's outage silences them all
 

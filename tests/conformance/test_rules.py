@@ -23,6 +23,7 @@ from ottoai.ops.history import History
 from ottoai.tally import Snapshot
 from ottoai.web import keys
 from scripts import rule_tests
+from scripts.rules import selections
 from tests import promtool
 from tests.promtool import EVERY, MONITORING, RULES, needs_promtool
 
@@ -155,6 +156,8 @@ def test_the_rules_are_in_order():
     names = [rule["record"] for rule in rules("recording.yml")]
     assert len(set(names)) == len(names)
     assert {recorded(each.id) for each in INDICATORS} <= set(names)
+    selected = {(which.told, which.promql(), histogram) for which, histogram in selections()}
+    assert len({name for name, _, _ in selected}) == len(selected)  # no name is taken twice
     assert [rule["alert"] for rule in rules("alerts.yml")[:-1]] == [
         each.prometheus_alert(bound) for each in INDICATORS for bound in each.bounds
     ]

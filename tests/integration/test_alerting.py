@@ -15,7 +15,7 @@ from tests import slack as played
 from tests.background import counted
 from tests.conftest import execute, make_config
 from tests.helpers import until
-from tests.slack import Clock, Process, later, lease_ends, redis_lease_ends, slack_of, worker_alive
+from tests.slack import Clock, Process, later, lease_ends, over, redis_lease_ends, slack_of, worker_alive
 
 WORKER = "A worker is alive"
 ALERT = "worker.critical"
@@ -252,8 +252,7 @@ async def test_with_postgres_away_redis_says_who_speaks(
     finally:
         postgres_server.start()
     execute(database_url, "update ops_leases set leased_until = now() - interval '1 second'")
-    await other.sees("database", "ok")
-    await later(clock, 65, other)
+    await over(clock, "database", other)
     assert slack.of("PostgreSQL reachable") == ["CRITICAL", "Resolved"]
     await later(clock, 5, other)
     assert rows(database_url, "database.critical") == [("resolved", True, True)]
@@ -272,9 +271,8 @@ async def test_with_redis_away_postgres_says_who_speaks(start, slack, clock, red
         assert slack.of("Redis reachable") == ["CRITICAL"]
     finally:
         redis_server.start()
-    await first.sees("redis", "ok")
-    await second.sees("redis", "ok")
-    await later(clock, 70, first, second)
+    await over(clock, "redis", first, second)
+    await later(clock, 5, first, second)
     assert slack.of("Redis reachable") == ["CRITICAL", "Resolved"]
     assert rows(database_url, "redis.critical") == [("resolved", True, True)]
 
@@ -296,10 +294,9 @@ async def test_with_both_away_each_speaks_for_itself_and_one_alert_is_kept(
     finally:
         postgres_server.start()
         redis_server.start()
-    for each in (first, second):
-        await each.sees("redis", "ok")
-        await each.sees("database", "ok")
-    await later(clock, 70, first, second)
+    await over(clock, "database", first, second)
+    await over(clock, "redis", first, second)
+    await later(clock, 5, first, second)
     assert [each.watch.leader.leading for each in (first, second)].count(True) == 1
     assert rows(database_url, "redis.critical") == [("resolved", True, True)]
     assert slack.of("Redis reachable").count("Resolved") == 1

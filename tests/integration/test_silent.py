@@ -10,8 +10,9 @@ import psycopg2.extras
 import pytest
 
 from ottoai import db as pools
+from ottoai.domain.tenants import PROBE
 from ottoai.metrics import Metrics
-from ottoai.ops.silent import EVERY, PROBE, USUAL, Silence
+from ottoai.ops.silent import EVERY, USUAL, Silence
 from ottoai.webhooks.callrail import LISTED
 from tests.conftest import add_tenant, execute
 
@@ -21,9 +22,10 @@ TENANTS = ("demo", "other", PROBE)
 
 
 @pytest.fixture
-async def tenants(demo, db):
+async def tenants(demo, db, database_url):
     await add_tenant(db, "other", company="COM2", number="+14045550002")
-    await add_tenant(db, PROBE, company="COM3", number="+14045550003")
+    sql = "insert into tenants (id, name, timezone, hours) values (%s, 'Self-probe', 'UTC', 'always')"
+    execute(database_url, sql + " on conflict do nothing", PROBE)
 
 
 @pytest.fixture
