@@ -191,7 +191,7 @@ def test_what_is_said_here_stands_in_the_document():
 async def run(product: Product, environ: dict[str, str], script: str, folder: Path, typed: str = "") -> str:
     """Run a script as in a terminal; all that it wrote. Any line that fails, fails it."""
     async with serving_callrail() as callrail:
-        callrail.tokens["ACC0a1b2c"] = "an-api-token"
+        callrail.tokens["ACC0a1b2c"] = "a-secret"
         env = {**environ, "PYTHONPATH": str(ROOT), "CALLRAIL_API_URL": callrail.url}
         done = await asyncio.to_thread(
             subprocess.run, ["bash", "-c", f"set -eo pipefail\n{script}"], cwd=folder, env=env, input=typed,
