@@ -427,11 +427,11 @@ class BusinessHours:
 
     def met(self, figures: Figures) -> bool:
         """Whether a value counts now."""
-        return any(told.value > 0 for told in figures.levels(Select("business_hours")))
+        return any(told.value > 0 for told in figures.levels(Select("business_open")))
 
     def promql(self) -> str:
         """The condition as a vector that is there when it is met."""
-        return "max(business_hours) > 0"
+        return "max(business_open) > 0"
 
 
 @dataclass(frozen=True, slots=True)

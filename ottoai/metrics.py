@@ -54,7 +54,7 @@ Kind = Literal["api", "worker", "beat"]
 ONLY_IN: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
     ("api", ("http_", "ws_", "event_", "events_", "webhook_", "idempotency_", "cross_tenant_", "rate_limit_", "ready")),
     ("api", ("cache_",)),
-    ("api", ("rq_", "redis_", "worker_last_", "jwks_", "probe_", "business_hours", "alert_", "indicator_")),
+    ("api", ("rq_", "redis_", "worker_last_", "jwks_", "probe_", "business_open", "alert_", "indicator_")),
     ("worker", ("worker_", "reconcile_")),
     ("beat", ("beat_", "outbox_")),
 )
@@ -127,7 +127,8 @@ class Metrics:
             "Self-probes that did not come through: staging them, their event, their job.",
             part=("stage", "event", "job"),
         )
-        self.business_hours = g("business_hours", "1 during BUSINESS_HOURS, else 0.")
+        # Not business_hours: promtool takes the word for a unit.
+        self.business_open = g("business_open", "1 during BUSINESS_HOURS, else 0.")
 
         self.worker_task_total = c(
             "worker_task_total",

@@ -109,7 +109,7 @@ def series(indicator: Indicator, value: float) -> list[dict[str, str]]:
         found = {name: f"{value + 1:g}x{CALM - 1} {values}" for name, values in found.items()}
     for condition in indicator.conditions:
         if isinstance(condition, BusinessHours):
-            found |= {labelled(Select("business_hours")): f"1x{LONG}"}
+            found |= {labelled(Select("business_open")): f"1x{LONG}"}
         elif isinstance(condition, Enough):
             found = drive(condition.of, condition.least) | found
     return [{"series": name, "values": values} for name, values in found.items()]

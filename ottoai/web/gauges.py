@@ -61,7 +61,7 @@ class Gauges:
             self._pools()
             self._sockets()
             now = datetime.now(UTC)
-            self._metrics.business_hours.set(int(hours.next_opening(now, self._business) == now))
+            self._metrics.business_open.set(int(hours.next_opening(now, self._business) == now))
             try:
                 async with asyncio.timeout(SHARED):
                     await self._memory()
