@@ -75,7 +75,7 @@ SEEN: dict[str, tuple[str, ...]] = {
         "RATE_LIMIT_TENANT",
     ),
     "python -m ottoai tenant set acme --callrail-account ACC0a1b2c --callrail-company COM0a1b2c "
-    "--callrail-api-token -": (r"acme +\|", r"settled_until"),
+    "--callrail-api-token -": (r"in all: 0 listed", r"settled_until"),
     "python -m ottoai jobs list": (r"the carrier is away",),
     "python -m ottoai jobs list\n": (r"the carrier is away", "1 opened again", "0 opened again"),
     "psql $DATABASE_URL -c \"select job, state, attempts, error from outbox where state <> 'done'\"": (
