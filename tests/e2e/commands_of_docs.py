@@ -10,9 +10,12 @@ GENERATED: Final = re.compile(r"<!-- generated: .*?<!-- end: [a-z-]+ -->", re.DO
 CODE: Final = re.compile(r"`([^`\n]+)`")
 PROGRAMS: Final = ("curl", "make", "psql", "pg_dump", "pg_restore", "redis-cli", "fly", "timeout", "echo", "jq")
 COMMAND: Final = re.compile(
-    rf"(?:\w+=\S+ )*(?:(?:{'|'.join(PROGRAMS)}) \S|python -|(?:\./)?scripts/\w+\.sh|(?:tenant|jobs|quarantine|token) [a-z])"
+    rf"(?:\w+=\S+ )*(?:(?:{'|'.join(PROGRAMS)}) \S|python -|(?:\./)?scripts/\w+\.sh|"
+    r"(?:tenant|jobs|quarantine|queues|token) [a-z])"
 )
-SHORT: Final = re.compile(r"(?:tenant|jobs|quarantine|token) ")  # the document says that these are `python -m ottoai …`
+SHORT: Final = re.compile(
+    r"(?:tenant|jobs|quarantine|queues|token) "
+)  # the document says that these are `python -m ottoai …`
 COMMENT: Final = re.compile(r"\s+# .*$")
 
 

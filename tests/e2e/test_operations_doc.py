@@ -54,10 +54,14 @@ SEEN: dict[str, tuple[str, ...]] = {
     "curl -s $BASE/metrics | grep -E '^probe_(failures_total|event_seconds_count|job_seconds_count)'": (
         r'probe_failures_total\{[^}]*part="event"', r"probe_event_seconds_count\{",
     ),
-    "CSRF=$(curl -s -u \"$OPS\" $BASE/ops.json | jq -r .csrf)": (
-        r"(?m)^303\n\"bulk\"\n303$", r"operator +\| pause +\| bulk", r"operator +\| resume +\| bulk",
+    "python -m ottoai queues list": (r"bulk", r"actor +\| action"),
+    "python -m ottoai jobs show $JOB": (r"the carrier is away",),
+    "python -m ottoai jobs discard $JOB": (r"1 ",),
+    "python -m ottoai queues pause bulk": ("paused",),
+    "python -m ottoai queues resume bulk": ("goes on",),
+    'python -c "import secrets; print(secrets.token_urlsafe(48))"': (
+        r"(?m)^[\w-]{64}$", r"(?m)^[\w-]{43}=$", "callrail",
     ),
-    'python -c "import secrets; print(secrets.token_urlsafe(48))"': (r"(?m)^[\w-]{64}$", r"(?m)^[\w-]{43}=$", "callrail"),
     "fly scale count api=3 --app your-app": (),
     "python -m ottoai tenant add acme --name 'Acme Plumbing' --timezone America/Chicago "
     "--hours 'Mon-Fri 08:00-18:00' --callrail-company 123456789 --tracking-number +13125550123 --callrail-key -": (
@@ -71,7 +75,7 @@ SEEN: dict[str, tuple[str, ...]] = {
         "RATE_LIMIT_TENANT",
     ),
     "python -m ottoai tenant set acme --callrail-account ACC0a1b2c --callrail-company COM0a1b2c "
-    "--callrail-api-token -": (r"acme +\|", r"settled_until"),
+    "--callrail-api-token -": (r"in all: 0 listed", r"settled_until"),
     "python -m ottoai jobs list": (r"the carrier is away",),
     "python -m ottoai jobs list\n": (r"the carrier is away", "1 opened again", "0 opened again"),
     "psql $DATABASE_URL -c \"select job, state, attempts, error from outbox where state <> 'done'\"": (
@@ -187,7 +191,7 @@ def test_what_is_said_here_stands_in_the_document():
 async def run(product: Product, environ: dict[str, str], script: str, folder: Path, typed: str = "") -> str:
     """Run a script as in a terminal; all that it wrote. Any line that fails, fails it."""
     async with serving_callrail() as callrail:
-        callrail.tokens["ACC0a1b2c"] = "an-api-token"
+        callrail.tokens["ACC0a1b2c"] = "a-secret"
         env = {**environ, "PYTHONPATH": str(ROOT), "CALLRAIL_API_URL": callrail.url}
         done = await asyncio.to_thread(
             subprocess.run, ["bash", "-c", f"set -eo pipefail\n{script}"], cwd=folder, env=env, input=typed,
@@ -216,6 +220,8 @@ async def test_command(command, running, environ, tmp_path):
     for program in ("Makefile", "scripts"):
         (tmp_path / program).symlink_to(ROOT / program)
     where = ROOT if re.search(r"\bmake\b|scripts/", command) else tmp_path
+    if "$JOB" in command and "JOB=" not in command:
+        script = f"JOB=$(python -m ottoai jobs list | head -1 | cut -f1)\n{script}"
     shown = await run(running, environ, script, where, typed=answers(command))
     for pattern in wanted:
         assert re.search(pattern, shown), f"{pattern} is not in\n{shown}"
@@ -268,7 +274,7 @@ async def prepare(command: str, product: Product) -> None:
         assert (await deliver(product.base, "call-complete", body, key=SIGNING_KEY))[1]["status"] == "quarantined"
         mended = json.dumps(body | {"duration": "0"}).encode()
         execute(product.config.database_url, "update payloads set body = %s where error like 'duration%%'", mended)
-    if "jobs list" in command or "jobs retry" in command:
+    if re.search(r"jobs (list|retry|show|discard)", command):
         assert (await deliver(product.base, "call-complete", report("call-complete"), key=SIGNING_KEY))[0] == 200
         await eventually(lambda: kill_a_job(product))
     if "Rate limit" in command or "| jq '.'" in command:

@@ -177,7 +177,8 @@ BREAKINGS: list[tuple[Rewriting, dict[str, str], set[str]]] = [
         ),
         {},
         {
-            "X-Request-Id is given back", "unknown address", "/api/calls tells its limits", "GET /ws without an upgrade",
+            "X-Request-Id is given back", "unknown address", "/api/calls tells its limits",
+            "GET /ws without an upgrade",
             "/ws/test-emit, wrong key", "unsigned webhook, again", "webhook that is not JSON", "webhook over 1 MiB",
             "/metrics, figures present", "/metrics, last tick of beat", "/metrics, indicators judged",
             "/metrics, values",
