@@ -127,6 +127,9 @@ async def work(made: Worker) -> None:
 
     def once() -> None:
         made.run_once()
+        if made._pauses.queues is None:  # it did not know yet from which queues it may take
+            made._pauses._looking.result(5)
+            made.run_once()
         while made.busy:
             made.run_once()
 

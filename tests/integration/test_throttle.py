@@ -91,7 +91,7 @@ async def test_a_refusal_says_what_and_when(serve, make_token, caplog):
     assert headers["RateLimit"].startswith('"user";r=0;t=')
     assert 1790 <= int(headers["Retry-After"]) <= 1800
     assert str(int(headers["Retry-After"])) in body["detail"]
-    (line,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    (line,) = [record for record in caplog.records if record.name == "ottoai.web.throttle"]
     assert line.message == "Rate limit hit: user"
     told = {name: getattr(line, name) for name in ("event_type", "limit_type", "tenant_id", "user_id", "route")}
     assert told == {

@@ -12,7 +12,7 @@ from ottoai.domain.tenants import PROBE
 from tests.conftest import SECRET
 
 NOW = int(time.time())
-GOOD = {"sub": "ann", "org_id": "demo", "iat": NOW - 60, "exp": NOW + 600}
+GOOD = {"sub": "ann", "org_id": "demo", "iat": NOW - 60, "exp": NOW + 36_000}
 
 
 def made(key: str = SECRET, algorithm: str = "HS256", **claims: object) -> str:

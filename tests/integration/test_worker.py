@@ -228,8 +228,10 @@ async def test_a_worker_outlives_redis(config, db, demo, queues, metrics, redis_
 
 
 async def test_a_worker_holds_its_job_until_the_database_is_back(config, db, demo, queues, metrics, postgres_server):
-    job = await miss_a_call(db)
+    first, job = await miss_a_call(db), await miss_a_call(db, 101)
     async with serving(config, metrics):
+        queues.enqueue([first])
+        await eventually(lambda: effects(config.database_url)["texts"] == 1)  # by then it knows that no queue is paused
         postgres_server.stop()
         try:
             queues.enqueue([job])
@@ -237,8 +239,8 @@ async def test_a_worker_holds_its_job_until_the_database_is_back(config, db, dem
             await asyncio.sleep(0.5)
         finally:
             postgres_server.start()
-        await eventually(texted(config.database_url), 4)
-    assert counted(metrics, "worker_task_total", status="success", **TASK) == 1
+        await eventually(lambda: effects(config.database_url)["texts"] == 2, 4)
+    assert counted(metrics, "worker_task_total", status="success", **TASK) == 2
 
 
 async def test_sigterm_lets_the_job_at_hand_end_and_says_goodbye(config, db, demo, queues):
