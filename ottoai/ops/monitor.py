@@ -7,6 +7,7 @@ alone, and says that.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,6 +25,7 @@ from ottoai.tally import Snapshot
 log = logging.getLogger(__name__)
 
 EVERY: Final = 5.0  # seconds: as often as processes tell; an alert fires at most so much late
+PAUSE: Final = 1.0  # seconds between two looks, whoever asks for one
 LIMIT: Final = 1.0  # seconds that Redis may take
 
 Clock = Callable[[], datetime]
@@ -64,13 +66,22 @@ class Monitor:
         self._metrics = metrics
         self._since: dict[str, tuple[Verdict, datetime]] = {}
         self._looking = asyncio.Lock()
+        self._wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Watch for ever."""
         while True:
+            self._wanted.clear()
             begun = asyncio.get_running_loop().time()
             await self.run_once()
-            await asyncio.sleep(max(0.1, EVERY - (asyncio.get_running_loop().time() - begun)))
+            await asyncio.sleep(PAUSE)
+            with suppress(TimeoutError):
+                left = EVERY - (asyncio.get_running_loop().time() - begun)
+                await asyncio.wait_for(self._wanted.wait(), max(0.0, left))
+
+    def soon(self) -> None:
+        """Look as soon as may be: somebody watches."""
+        self._wanted.set()
 
     async def run_once(self) -> None:
         """One look, and what follows from it. Raises nothing: the watch must go on."""

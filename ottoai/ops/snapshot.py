@@ -63,7 +63,10 @@ class Board:
         monitor.follow.append(self.draw)
 
     async def status(self) -> Status:
-        """How everything stands; at most a second old, and gathered once however many ask. Raises nothing."""
+        """How everything stands; at most a second old, and gathered once however many ask. Raises nothing. Who asks
+        again in a few seconds finds indicators that were looked at meanwhile.
+        """
+        self._monitor.soon()
         if self._gathering is None or (self._gathering.done() and time.monotonic() > self._until):
             self._gathering = asyncio.create_task(self._gather(), name="gather-status")
         return await asyncio.shield(self._gathering)

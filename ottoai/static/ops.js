@@ -2,7 +2,7 @@
 // open details, typed text and the place on the page stay. The page needs none of this.
 "use strict";
 
-const EVERY = 3000; // ms
+const EVERY = 2000; // ms
 const PATIENCE = 5000; // ms until the server counts as not reached
 const reach = document.getElementById("reach");
 const hold = document.getElementById("hold");
