@@ -25,6 +25,12 @@ def test_tenant_is_added_once(product):
     assert "acme\tAcme Plumbing" in product.ottoai("tenant", "list").stdout
 
 
+def test_a_listing_that_nobody_reads_to_its_end(product):
+    line = f"{sys.executable} -m ottoai config | true; echo ${{PIPESTATUS[0]}}"
+    done = product.run("bash", "-c", line)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 async def test_token_alone_on_its_line_opens_the_api(product):
     done = product.ottoai("token", "--org", "demo", "--user", "ann", "--ttl", "5m")
     assert done.returncode == 0
