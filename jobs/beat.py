@@ -73,8 +73,12 @@ class Beat:
         self._leading = leading
 
     async def heed_pauses(self) -> None:
-        """Know which queues operators stopped; with the database away, the last that was known counts."""
-        self._schedule.paused = frozenset([each.queue for each in await paused.paused(self._db.system())])
+        """Know, and tell, which queues operators stopped; with the database away, the last that was known counts."""
+        found = await paused.paused(self._db.system())
+        self._schedule.paused = frozenset([each.queue for each in found])
+        # Told of, for nothing else tells of a queue in which nothing waits: periodic runs are left out without a trace.
+        first = min((each.paused_at.timestamp() for each in found), default=None)
+        self._metrics.queue_paused_seconds.set(0 if first is None else max(0.001, time.time() - first))
 
     async def repair(self) -> None:
         """Enqueue the staged jobs that are due: those of later, those that nobody enqueued, those whose worker died."""

@@ -378,6 +378,11 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         "Workers too few or a queue paused. python -m ottoai jobs list --state open",
     ),
     Indicator(
+        "queue_paused", "Jobs", "A queue has been paused for", "seconds",
+        Level(_of("queue_paused_seconds")), (info(">", 0, 0), warning(">", HOUR, 0)),
+        "Nothing of it is begun; of `default` neither recap, reconcile nor retention. Forgotten? /ops, Queues: Resume.",
+    ),
+    Indicator(
         "jobs_dead", "Jobs", "Dead jobs", "count",
         Level(_of("outbox_dead")), (info(">", 0, MINUTE),),
         "/ops, Failed jobs: retry or discard each.",

@@ -166,6 +166,9 @@ class Metrics:
         self.outbox_open = g("outbox_open", "Staged jobs whose effect has not yet committed.")
         self.outbox_oldest_age_seconds = g("outbox_oldest_age_seconds", "How long the oldest of them is overdue.")
         self.outbox_dead = g("outbox_dead", "Staged jobs that were given up and wait for an operator.")
+        self.queue_paused_seconds = g(
+            "queue_paused_seconds", "For how long the first of the paused queues has been stopped; 0: none is."
+        )
 
         self.jwks_fetches_total = c(
             "jwks_fetches_total", "Times that the keys of tokens were fetched.", result=("ok", "failed")

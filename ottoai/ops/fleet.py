@@ -64,6 +64,8 @@ class Fleet:
         """Look at what all processes say; `snapshots` holds each at most once. Of those that are not `alive`, what they
         counted still counts, but what they have is no more.
         """
+        if at < self._looks[-1].at:
+            self._set_back(self._looks[-1].at - at)
         self.now = at
         self._gauges = {}
         totals = array("d", self._looks[-1].totals)
@@ -71,7 +73,9 @@ class Fleet:
             values, seen = self._read(snapshot, alive=snapshot.name in alive)
             key = (snapshot.name, snapshot.started_at)
             known = self._known.get(key)
-            if known is None and snapshot.started_at.timestamp() > self._since:
+            # Who is unknown and started long ago may have been known, and not been heard for so long: it counts from
+            # now on.
+            if known is None and snapshot.started_at.timestamp() > max(self._since, at - FORGOTTEN):
                 known = Known(at, array("d"))
             if known is not None:
                 _add_growth(totals, known.values, values)
@@ -200,6 +204,12 @@ class Fleet:
         """The sums at a moment: those of the last look until then, or of the first there is."""
         place = bisect_right(self._looks, moment, key=lambda look: look.at)
         return self._looks[max(0, place - 1)].totals
+
+    def _set_back(self, seconds: float) -> None:
+        """The clock was: what was seen is as long ago as before, or windows would hold too much or nothing."""
+        self._since -= seconds
+        self._looks = deque(Look(look.at - seconds, look.totals) for look in self._looks)
+        self._known = {key: Known(known.at - seconds, known.values) for key, known in self._known.items()}
 
     def _thin_out(self) -> None:
         while len(self._looks) > 2 and self._looks[1].at < self.now - KEPT:

@@ -30,9 +30,18 @@ def refuse_foreign_page(request: web.Request) -> None:
     """A browser sends its user's password along with what another site's page makes it post. Raises Forbidden."""
     origin = request.headers.get("Origin")
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or (
-        origin is not None and urlsplit(origin).netloc != request.host
+        origin is not None and not _is_ours(origin, request)
     ):
         raise Forbidden("This was sent by another site's page.")
+
+
+def _is_ours(origin: str, request: web.Request) -> bool:
+    """Whether a page of this origin is one of ours; what stands in front of us may have changed the host."""
+    public: str = request.app[keys.CONFIG].public_url
+    try:
+        return urlsplit(origin).netloc in {request.host, urlsplit(public).netloc} - {""}
+    except ValueError:
+        return False
 
 
 def admitted(request: web.Request) -> OpsUser | None:

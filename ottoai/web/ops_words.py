@@ -17,7 +17,7 @@ PROCESSES: Final = ("#processes", "processes")
 # Where on the status page, or one click from it, the cause of what an indicator says is to be seen.
 PLACES: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("tasks_failed", "tasks_failing", "task_budget", "jobs_dead"), ("#jobs", "failed jobs")),
-    **dict.fromkeys(("queue_length", "queue_age", "outbox_age"), ("#queues", "queues")),
+    **dict.fromkeys(("queue_length", "queue_age", "outbox_age", "queue_paused"), ("#queues", "queues")),
     **dict.fromkeys(("worker", "beat", "beat_tick", "memory", "memory_api", "memory_worker", "memory_beat"), PROCESSES),
     **dict.fromkeys(("ws_connections", "ws_slow", "ws_send_queue"), ("#connections", "connections")),
     "webhook_quarantined": ("#quarantine", "quarantine"),

@@ -115,8 +115,12 @@ async def shown(request: web.Request) -> audit.Entry | None:
 
 
 async def _fields(request: web.Request) -> dict[str, str]:
+    try:
+        sent = await request.post()
+    except (ValueError, LookupError):  # no UTF-8, no such charset, parts without their boundary
+        raise InvalidInput("the form cannot be read") from None
     fields: dict[str, str] = {}
-    for name, value in (await request.post()).items():
+    for name, value in sent.items():
         if not isinstance(value, str) or len(value) > MOST or not value.isprintable():
             raise InvalidInput(f"a field is not one line of at most {MOST} characters")
         if name in fields:

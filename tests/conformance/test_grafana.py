@@ -63,7 +63,7 @@ def test_alerts_link_to_their_indicators_panels():
     for each in INDICATORS:
         if each.bounds:
             number = next(number for number, query in by_number.items() if query == f"ottoai:{each.id}")
-            assert f"viewPanel={number}\n      page_url: /ops#{each.id}\n" in text
+            assert f"viewPanel={number}\n      page_url: /ops#indicator-{each.id}\n" in text
 
 
 @needs_promtool

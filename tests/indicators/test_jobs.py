@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from ottoai.domain.outbox import Due
+from ottoai.domain.paused import pause
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues, client
 from ottoai.tally import Reporter
@@ -36,6 +37,7 @@ async def test_no_worker(watch, config):
 @drives("beat", "critical")
 @drives("beat_tick", "warning", "critical")
 @drives("outbox_age", "warning", "critical")
+@drives("queue_paused", "info", "warning")
 @drives("jobs_dead", "info")
 @drives("memory_beat", "info")
 @configured(ALERT_BOUNDS="memory_beat.info=1000000")
@@ -50,7 +52,7 @@ async def test_beat(watch, config, db):
 
         await tick()
         await watch.look(0)
-        for name in ("beat", "beat_tick", "outbox_age", "jobs_dead"):
+        for name in ("beat", "beat_tick", "outbox_age", "queue_paused", "jobs_dead"):
             assert watch.reading(name).verdict == "ok", watch.reading(name)
         await watch.passes("memory_beat", "info")
         stage(watch.url, "follow_up")
@@ -66,6 +68,14 @@ async def test_beat(watch, config, db):
         await beat.measure()
         await asyncio.to_thread(reporter.run_once)
         await watch.passes("jobs_dead", "info")
+        await pause(db.system(), "bulk", "olga")  # in which nothing waits
+        await beat.heed_pauses()
+        await asyncio.to_thread(reporter.run_once)
+        await watch.passes("queue_paused", "info")
+        execute(watch.url, "update paused_queues set paused_at = now() - interval '61 minutes'")
+        await beat.heed_pauses()
+        await asyncio.to_thread(reporter.run_once)
+        await watch.passes("queue_paused", "warning")
         # It hangs: the process is heard, and ticks no more.
         await tick()
         await watch.look(35)

@@ -146,6 +146,30 @@ async def test_odd_forms_are_refused_in_words(olga, token, path):
         assert "detail" in json.loads(answer.text)
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=x", b"x"),
+        ("application/x-www-form-urlencoded", b"csrf=\xff"),
+        ("application/x-www-form-urlencoded; charset=nonsense", b"csrf=x"),
+    ],
+)
+async def test_a_body_that_is_no_form_is_refused_in_words(olga, kind, body):
+    answer = await olga._ask("POST", "/ops/queues/pause", {"Content-Type": kind}, data=body)
+    assert (answer.status, json.loads(answer.text)["detail"]) == (400, "the form cannot be read")
+
+
+async def test_our_pages_are_known_by_their_public_address_too(database_url, redis_url, aiohttp_server, token):
+    config = make_config(database_url, redis_url, OPS_USERS=USERS, PUBLIC_URL="https://otto.example")
+    server = await aiohttp_server(build_app(config))
+    olga, path = Operator(str(server.make_url("")).rstrip("/")), "/ops/queues/pause"
+    for origin, status in (
+        ("https://otto.example", 303), (olga.base, 303), ("https://otto.example.evil", 403), ("http://[", 403),
+    ):  # fmt: skip
+        assert (await olga.post(path, {"Origin": origin}, csrf=token, queue=DEFAULT)).status == status, origin
+
+
 async def test_a_failed_job_is_seen_with_its_traceback_and_retried_on_its_page(
     config, db, olga, press, queues, monkeypatch, database_url, caplog
 ):

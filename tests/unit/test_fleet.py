@@ -219,3 +219,39 @@ def test_who_counts_the_whole_and_none_of_a_part_says_that_there_is_none():
         )  # fmt: skip
         fleet.take([told], {"api-h-1"}, START.timestamp() + seconds)
     assert Ratio((part,), (whole,), 300).value(fleet) == 0
+
+
+def test_who_is_heard_again_after_a_long_outage_of_redis_is_not_counted_twice():
+    fleet = make_fleet()
+    look(fleet, 5)
+    worker = Process("worker-a-1", START + timedelta(seconds=7))
+    worker.ran(400, "failure")
+    look(fleet, 10, worker)
+    for minute in range(1, 90):
+        look(fleet, 10 + 60 * minute)
+    worker.ran(3, "failure")
+    look(fleet, 10 + 60 * 90, worker)
+    assert fleet.increase(FAILED, 600) == 0
+    worker.ran(2, "failure")
+    look(fleet, 15 + 60 * 90, worker)
+    assert fleet.increase(FAILED, 600) == 2
+
+
+def test_a_clock_that_is_set_back_moves_nothing_in_or_out_of_a_window():
+    worker, fleet = Process("worker-a-1", START - timedelta(days=1)), make_fleet()
+    look(fleet, 5, worker)
+    worker.ran(50, "failure")
+    for second in range(10, 1300, 10):
+        look(fleet, second, worker)
+    worker.ran(7, "failure")
+    back = -2 * 3600
+    look(fleet, 1300 + back, worker)
+    look(fleet, 1305 + back, worker)
+    assert fleet.increase(FAILED, 600) == 7
+    for second in range(1310, 2000, 10):
+        look(fleet, second + back, worker)
+    assert fleet.increase(FAILED, 600) == 0
+    young = Process("worker-a-2", START + timedelta(seconds=2000 + back))
+    young.ran(4, "failure")
+    look(fleet, 2005 + back, worker, young)
+    assert fleet.increase(FAILED, 600) == 4
