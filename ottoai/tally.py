@@ -188,8 +188,10 @@ class Reporter:
             self._lost = False
 
     def _write(self) -> None:
-        snapshot = self.snapshot()
-        now = snapshot.at
+        # By Redis's clock, which all processes have in common: a process whose own is wrong would otherwise look dead,
+        # or take all others for dead.
+        now = _time(self._redis.time())
+        snapshot = msgspec.structs.replace(self.snapshot(), at=now)
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(_SNAPSHOT.format(snapshot.name), msgspec.json.encode(snapshot), ex=KEEP_SECONDS)
             pipe.zadd(_INDEX, {snapshot.name: now.timestamp()})
@@ -210,14 +212,25 @@ class Reporter:
 async def read(client: redis.asyncio.Redis) -> list[Snapshot]:
     """What all processes last said, newest first, the dead of the last quarter of an hour among them.
 
-    Two round trips. Raises redis.RedisError. A snapshot that this version cannot read is left out.
+    Two round trips. Raises redis.RedisError. A snapshot that this version cannot read is left out. `at` is by the
+    reader's clock.
     """
-    names = await client.zrange(_INDEX, 0, -1)
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.zrange(_INDEX, 0, -1)
+        pipe.time()
+        names, time = await pipe.execute()
+    ahead = datetime.now(UTC) - _time(time)
     keys = [_SNAPSHOT.format(name.decode() if isinstance(name, bytes) else name) for name in names]
     if not keys:
         return []
     found = [_decoded(raw) for raw in await client.mget(keys) if raw is not None]
-    return sorted((each for each in found if each is not None), key=lambda each: each.at, reverse=True)
+    heard = [msgspec.structs.replace(each, at=each.at + ahead) for each in found if each is not None]
+    return sorted(heard, key=lambda each: each.at, reverse=True)
+
+
+def _time(told: tuple[int, int]) -> datetime:
+    """What Redis's TIME tells: seconds and microseconds."""
+    return datetime.fromtimestamp(told[0], UTC) + timedelta(microseconds=told[1])
 
 
 def _decoded(raw: bytes | str) -> Snapshot | None:

@@ -187,9 +187,14 @@ def _next(alert: Alert | None, indicator: Indicator, bound: Bound, reading: Read
     if passed is None:
         # Quiet time goes on: figures that come and go (too little traffic to judge) must come to an end as well.
         alert = replace(alert, blank_since=alert.blank_since or now)
-        return _resolved(alert, now) if now - (alert.blank_since or now) >= BLANK else alert
+        return _resolved(alert, now) if _lasted(alert.blank_since, now, BLANK) else alert
     alert = replace(alert, quiet_since=alert.quiet_since or now, blank_since=None)
-    return _resolved(alert, now) if now - (alert.quiet_since or now) >= settled(bound) else alert
+    return _resolved(alert, now) if _lasted(alert.quiet_since, now, settled(bound)) else alert
+
+
+def _lasted(since: datetime | None, now: datetime, time: timedelta) -> bool:
+    """Whether something has lasted so long. A clock that was set back cannot tell: then it has."""
+    return since is not None and not since <= now < since + time
 
 
 def _brewing(alert: Alert | None, indicator: Indicator, bound: Bound, value: float | None, now: datetime) -> Alert:
@@ -206,7 +211,7 @@ def _brewing(alert: Alert | None, indicator: Indicator, bound: Bound, value: flo
         )
     worst = _worse(bound, alert.value, value)
     alert = replace(alert, value=worst, shown=shown(indicator.unit, worst))
-    if (now - alert.pending_at).total_seconds() >= bound.seconds:
+    if _lasted(alert.pending_at, now, timedelta(seconds=bound.seconds)):
         return replace(alert, state="firing", fired_at=now)
     return alert
 

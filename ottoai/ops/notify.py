@@ -102,7 +102,8 @@ class Notifier:
 
     async def run_once(self) -> None:
         """Tell what is to be told, unless the receiver has failed lately. At the first failure the rest waits."""
-        if self._not_before is not None and self._clock() < self._not_before:
+        # Nor after a clock has been set back does anything wait longer than it is meant to.
+        if self._not_before is not None and timedelta(0) < self._not_before - self._clock() <= LONGEST_WAIT:
             return
         for alert in self._alerting.untold():
             if (at := await self._marks.told_at(alert)) is None:

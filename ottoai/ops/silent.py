@@ -2,6 +2,7 @@
 call. Every API process asks for itself, so that each can show who it is.
 """
 
+import asyncio
 import logging
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 EVERY: Final = timedelta(minutes=5)
 USUAL: Final = 5  # deliveries in the same hours of each of two weeks: with fewer, none is no news
 WITHIN: Final = timedelta(days=8)  # the week of their last habit
+PATIENCE: Final = 3.0  # seconds; the watch waits meanwhile, and asks again in five minutes
 LIMIT: Final = 1000  # tenants named; the provider's outage silences them all
 
 
@@ -43,12 +45,13 @@ class Silence:
     async def look(self) -> None:
         """Ask, if it is time to. To be called after each look of the watch."""
         now = self._clock()
-        if self._next is not None and now < self._next:
+        if self._next is not None and timedelta(0) < self._next - now <= EVERY:
             return
         self._next = now + EVERY
         try:
-            self.tenants = await self._ask(now)
-        except StoreUnavailable as error:
+            async with asyncio.timeout(PATIENCE):
+                self.tenants = await self._ask(now)
+        except (StoreUnavailable, TimeoutError) as error:
             log.warning("Silent tenants not known", extra={"error": repr(error)})
             self.tenants = None
             self._metrics.webhook_silent_tenants.replace(())

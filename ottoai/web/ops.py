@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import logging
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -10,6 +11,9 @@ from aiohttp import web
 from ottoai.config import Config, OpsUser
 from ottoai.errors import Forbidden, NotFound
 from ottoai.web import keys
+from ottoai.web.middlewares import client_ip
+
+log = logging.getLogger(__name__)
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -59,7 +63,11 @@ def admitted(request: web.Request) -> OpsUser | None:
     except ValueError:
         return None
     found = [user for user in config.ops_users if _is(user, name, password)]  # all are compared, found or not
-    return found[0] if found and scheme.lower() == "basic" else None
+    if found and scheme.lower() == "basic":
+        return found[0]
+    # Without the name: it may be a password, typed into the wrong field.
+    log.warning("Operator sign-in refused", extra={"ip": client_ip(request, config.trusted_proxies)})
+    return None
 
 
 def _is(user: OpsUser, name: str, password: str) -> bool:

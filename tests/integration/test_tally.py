@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis.asyncio
@@ -113,3 +113,25 @@ def test_a_stalled_redis_does_not_hold_up_the_exit():
             pass
         assert time.monotonic() - started < 5 * tally.TIMEOUT_SECONDS
     mine.close()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_process_whose_clock_is_wrong_lives_and_lets_others_live(redis_url, client, monkeypatch, hours):
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=hours)
+
+        @classmethod
+        def fromtimestamp(cls, timestamp, tz=None):
+            return datetime.fromtimestamp(timestamp, tz)
+
+    reporter(redis_url, "worker-right-1").run_once()
+    with monkeypatch.context() as patched:
+        patched.setattr(tally, "datetime", Wrong)
+        wrong = reporter(redis_url, "worker-wrong-1")
+        wrong.run_once()
+        heard = {each.name: tally.alive(each, Wrong.now(UTC)) for each in await tally.read(client)}
+        assert heard == {"worker-right-1": True, "worker-wrong-1": True}, "by the wrong clock"
+    heard = {each.name: tally.alive(each, datetime.now(UTC)) for each in await tally.read(client)}
+    assert heard == {"worker-right-1": True, "worker-wrong-1": True}, "by the right one"

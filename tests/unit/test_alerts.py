@@ -226,3 +226,13 @@ def test_what_another_process_ended_is_over_here_too():
 def test_threshold_in_words():
     of = indicator(Bound("warning", ">=", 100.0, 120))
     assert threshold(of, of.bounds[0]) == "≥ 100 for 2m"
+
+
+def test_a_clock_that_is_set_back_keeps_no_alert_from_firing_or_ending():
+    course = Course(indicator(Bound("critical", ">", 1.0, 600.0)))
+    course.look(BAD)
+    course.look(BAD, after=-3600)
+    assert course.firing() == ["queue.critical"]
+    course.look(GOOD)
+    course.look(GOOD, after=-3600)
+    assert course.firing() == []
