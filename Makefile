@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Empty means the API that `make run` started here.
 BASE   ?=
+# Test processes: half as many again as there are cores, since most tests wait for something.
+PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores > 3 ? 6 : cores + cores / 2)))
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Touched last, so a build that was interrupted is done again.
@@ -25,8 +27,8 @@ run: $(STAMP)  ## Start everything: PostgreSQL, Redis, api, worker, beat, dashbo
 demo: $(STAMP)  ## With `make run` up: send a missed call and watch what follows
 	@exec $(BIN)/python -m scripts.demo
 
-test: $(STAMP)  ## Run all tests on servers of their own (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+test: $(STAMP)  ## Run all tests on servers of their own (ARGS="-k name" to choose, PROCESSES)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## Check style, types, imports and SQL
 	$(BIN)/ruff check .

@@ -134,6 +134,8 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
         check_privilege = partial(_check_privilege, db, checked)
         loops = (gauges.watch_loop, check_privilege, watch_revoked, foreign.run, monitor.run, kicks.run)
         await stack.enter_async_context(running(*loops, *watch.loops))
+        stack.push_async_callback(app[keys.BOARD].close)
+        stack.push_async_callback(monitor.rest)
         yield
 
 

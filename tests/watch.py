@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -17,6 +18,8 @@ from ottoai.app import build_app
 from ottoai.config import Config
 from ottoai.indicators import INDICATORS, VERDICTS, Bound, Indicator
 from ottoai.measures import Unusual
+from ottoai.ops import monitor
+from ottoai.ops.monitor import Monitor
 from ottoai.ops.reading import Reading
 from ottoai.web import keys
 from tests import promtool
@@ -189,6 +192,9 @@ def _family(metric: str) -> str:
 async def watching(config: Config) -> AsyncIterator[Watch]:
     """A served API process with its watch."""
     watch = Watch(config)
-    async with TestServer(watch.app) as server:
-        watch.base = str(server.make_url("")).rstrip("/")
-        yield watch
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(monitor, "EVERY", 3600.0)
+        patched.setattr(Monitor, "soon", lambda _: None)  # it looks when the test does, and at no other time
+        async with TestServer(watch.app) as server:
+            watch.base = str(server.make_url("")).rstrip("/")
+            yield watch

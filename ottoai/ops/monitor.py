@@ -25,6 +25,7 @@ from ottoai.tally import Snapshot
 log = logging.getLogger(__name__)
 
 EVERY: Final = 5.0  # seconds: as often as processes tell; an alert fires at most so much late
+RESTING: Final = 3.0  # seconds that a stopping process waits for a look at the end of its patience with the stores
 PAUSE: Final = 1.0  # seconds between two looks, whoever asks for one
 LIMIT: Final = 1.0  # seconds that Redis may take
 
@@ -78,6 +79,11 @@ class Monitor:
             with suppress(TimeoutError):
                 left = EVERY - (asyncio.get_running_loop().time() - begun)
                 await asyncio.wait_for(self._wanted.wait(), max(0.0, left))
+
+    async def rest(self) -> None:
+        """Begin no further look, and let the one at hand come to its end: before the stores are closed."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._looking.acquire(), RESTING)
 
     def soon(self) -> None:
         """Look as soon as may be: somebody watches."""

@@ -11,6 +11,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from ottoai import __version__, tally
+from ottoai.background import end
 from ottoai.db import Session, queries
 from ottoai.domain import audit, failed_jobs, paused, periodic
 from ottoai.errors import StoreUnavailable
@@ -70,6 +71,11 @@ class Board:
         if self._gathering is None or (self._gathering.done() and time.monotonic() > self._until):
             self._gathering = asyncio.create_task(self._gather(), name="gather-status")
         return await asyncio.shield(self._gathering)
+
+    async def close(self) -> None:
+        """Gather no more."""
+        if self._gathering is not None:
+            await end([self._gathering])
 
     async def draw(self) -> None:
         """Draw the sparklines anew when another minute is known. A step of the watch: nothing else has the history."""

@@ -15,6 +15,7 @@ configured = pytest.mark.configured
 
 
 @drives("probe_event", "warning", "critical")
+@configured(ALERT_BOUNDS="probe_event.warning=0.2,probe_event.critical=0.7")
 async def test_late_events(watch, config):
     prober = watch.app[keys.PROBER]
 
@@ -30,8 +31,8 @@ async def test_late_events(watch, config):
     async with serving(config, Metrics("test", "worker"), name="worker-one-1"):
         await prober.run_once()
         await watch.settled("probe_event")
-        await watch.passes("probe_event", "warning", heavy(0.4))
-        await watch.passes("probe_event", "critical", heavy(0.9))
+        await watch.passes("probe_event", "warning", heavy(0.1))
+        await watch.passes("probe_event", "critical", heavy(0.3))
 
 
 @drives("probe_job", "warning", "critical")

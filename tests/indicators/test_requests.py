@@ -128,5 +128,5 @@ async def test_something_that_blocks_the_loop(watch):
 
         return cause
 
-    await watch.passes("loop_lag", "warning", blocked(0.3, 21))
-    await watch.passes("loop_lag", "critical", blocked(0.8, 8))
+    await watch.passes("loop_lag", "warning", blocked(0.3, 7))
+    await watch.passes("loop_lag", "critical", blocked(0.8, 5))
