@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from scripts.bench import broadcast, drain, duplicates, idle, jobs, reads, rescue, rooms, stalled, webhooks
+from scripts.bench import broadcast, drain, duplicates, idle, jobs, operators, reads, rescue, rooms, stalled, webhooks
 from scripts.bench.measure import Busy, Result, machine, raise_file_limit
 
 BENCHES = {
@@ -21,6 +21,7 @@ BENCHES = {
     "drain": drain.run,
     "idle": idle.run,
     "jobs": jobs.run,
+    "ops": operators.run,
     "rescue": rescue.run,
 }
 RESULTS = Path("bench-results")
