@@ -65,11 +65,14 @@ async def run() -> Result:
 
 def _fail(on: Stage) -> None:
     """Jobs that were given up."""
-    with closing(
-        psycopg2.connect(on.config.database_url, options=f"{options('ottoai_app')} -c app.tenant_id=bench-0")
-    ) as db:
-        with db, db.cursor() as cursor:
-            cursor.execute(FAILED, (JOBS,))
+    with (
+        closing(
+            psycopg2.connect(on.config.database_url, options=f"{options('ottoai_app')} -c app.tenant_id=bench-0")
+        ) as db,
+        db,
+        db.cursor() as cursor,
+    ):
+        cursor.execute(FAILED, (JOBS,))
 
 
 async def _ask(on: Stage, path: str) -> tuple[list[float], int]:
