@@ -101,6 +101,7 @@ async def worker_of(config: Config, metrics: Metrics, name: str = "worker-test")
     async with open_context(config, metrics) as context:
         reporter = Reporter(config.redis_url, "worker", version="test", figures=metrics.render, name=name)
         made = worker.make(context, QUEUES, reporter)
+        await made._pauses.run_once()  # or it would not know yet from which queues it may take
         try:
             yield made
         finally:
@@ -127,9 +128,6 @@ async def work(made: Worker) -> None:
 
     def once() -> None:
         made.run_once()
-        if made._pauses.queues is None:  # it did not know yet from which queues it may take
-            made._pauses._looking.result(5)
-            made.run_once()
         while made.busy:
             made.run_once()
 
