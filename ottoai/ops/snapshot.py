@@ -1,4 +1,4 @@
-"""Gathers what the status page shows: its parts at once, none for longer than a second; shared by all who ask."""
+"""Gathers what the status page shows, each part within a second; shared by all who ask."""
 
 import asyncio
 import re
@@ -90,14 +90,14 @@ class Board:
         system = self._system
         (ready, snapshots, depths), of_database = await asyncio.gather(
             asyncio.gather(_part(self._readiness()), _part(tally.read(self._redis)), _part(self._depths())),
-            asyncio.gather(
-                _part(_counts(system)),
-                _part(_jobs(system)),
-                _part(periodic.last(system)),
-                _part(paused.paused(system)),
-                _part(_quarantine(system)),
-                _part(self._watch.alerting.past(system, SHOWN)),
-                _part(audit.recent(system, SHOWN)),
+            _in_turn(
+                lambda: _counts(system),
+                lambda: _jobs(system),
+                lambda: periodic.last(system),
+                lambda: paused.paused(system),
+                lambda: _quarantine(system),
+                lambda: self._watch.alerting.past(system, SHOWN),
+                lambda: audit.recent(system, SHOWN),
             ),
         )
         counts, jobs, schedule, stopped, quarantined, history, done = of_database
@@ -139,6 +139,16 @@ async def _part(reading: Awaitable[T]) -> T | None:
             return await reading
     except (StoreUnavailable, RedisError, OSError, TimeoutError):
         return None
+
+
+async def _in_turn(*asked: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """What PostgreSQL tells, one after the other: at once they would fill the small pool that heads and routing share.
+    After one that is not answered, the rest is not asked.
+    """
+    found: list[Any] = []
+    for ask in asked:
+        found.append(None if None in found else await _part(ask()))
+    return found
 
 
 async def _counts(system: Session) -> dict[str, dict[str, Any]]:
