@@ -4,7 +4,7 @@ about.
 
 import asyncio
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -83,11 +83,7 @@ def retry_(config: Config, args: Namespace) -> int:
             return found
 
     opened = asyncio.run(run())
-    missing = [each for each in args.ids if each.lower() not in opened]
-    for each in missing:
-        say(f"{each}\tis no dead job")
-    say(f"{len(opened)} opened again")
-    return 1 if missing else 0
+    return _told(args, opened, "opened again")
 
 
 def discard_(config: Config, args: Namespace) -> int:
@@ -107,10 +103,14 @@ def discard_(config: Config, args: Namespace) -> int:
         return closed
 
     closed = asyncio.run(run())
-    missing = [each for each in args.ids if each.lower() not in closed]
+    return _told(args, closed, "discarded")
+
+
+def _told(args: Namespace, done: Collection[str], how: str) -> int:
+    missing = [each for each in args.ids if each.lower() not in done]
     for each in missing:
         say(f"{each}\tis no dead job")
-    say(f"{len(closed)} discarded")
+    say(f"{len(done)} {how}")
     return 1 if missing else 0
 
 

@@ -520,7 +520,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
 )  # fmt: skip
 
 GROUPS: Final = tuple(dict.fromkeys(each.group for each in INDICATORS))
-BY_ID: Final = {each.id: each for each in INDICATORS}
 
 
 def effective(overrides: Sequence[BoundOverride], table: Sequence[Indicator] = INDICATORS) -> tuple[Indicator, ...]:

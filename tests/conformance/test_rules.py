@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ottoai import tally
-from ottoai.indicators import BY_ID, INDICATORS
+from ottoai.indicators import INDICATORS
 from ottoai.instruments import CounterMetric, GaugeMetric, HistogramMetric
 from ottoai.measures import recorded
 from ottoai.metrics import Kind, Metrics
@@ -34,6 +34,8 @@ ODD = {
     "route": ("/api/calls", "/api/leads", "/health"), "status": ("200", "404", "500", "503"), "method": ("GET",),
     "task": ("send_text", "recap"), "queue": ("urgent", "default", "bulk"), "query": ("calls", "leads"),
 }  # fmt: skip
+
+BY_ID = {each.id: each for each in INDICATORS}
 
 
 class Process:
