@@ -16,11 +16,6 @@ LOCK_TIMEOUT = 60.0
 LOCK_POLL = 0.2
 
 
-def files() -> list[str]:
-    """Names of all migrations, in order."""
-    return sorted(path.stem for path in (sql_folder() / "migrations").glob("*.sql"))
-
-
 def migrate(database_url: str) -> list[str]:
     """Apply what is missing, one starter at a time; return the names applied. Raises StoreUnavailable."""
     try:
