@@ -23,17 +23,19 @@ from tests.soak.check import check
 from tests.soak.forgetting import Forgetting
 from tests.soak.gauges import Gauges, bound_of
 from tests.soak.judge import Judged, judge, table
+from tests.soak.past import give_past
 from tests.soak.stand import Stand
 from tests.soak.visitors import Visitors
 
 LONG = os.environ.get("SOAK") == "long"
-SECONDS = float(os.environ.get("SOAK_MINUTES") or 60) * 60 if LONG else 8.0
+SECONDS = float(os.environ.get("SOAK_MINUTES") or 60) * 60 if LONG else 6.0
 TENANTS = 24 if LONG else 4
 RATE = float(os.environ.get("SOAK_RATE") or 20) if LONG else 20.0  # deliveries a second
 SAMPLES_EVERY = max(1.0, min(10.0, SECONDS / 60))
 KEPT = min(180.0, SECONDS / 20)  # seconds until a row is old; so all levels off within the warm-up
 FORGET_EVERY = min(60.0, KEPT / 2)
-PATIENCE = 20.0 if LONG else 4.0
+PATIENCE = 20.0 if LONG else 2.0
+PAST: dict[str, Any] = {"after": 20.0} if LONG else {"after": 2.0, "events": 100}
 SETTLED_WITHIN = 60.0
 TELL_EVERY = 60.0
 RESULTS = ROOT / "soak-results"
@@ -65,8 +67,10 @@ class Soak:
         await crowd.enter(1.0)
         calls = asyncio.create_task(self.callers.run())
         others = [asyncio.create_task(work) for work in (self.visitors.run(), forgetting.run())]
+        past = asyncio.create_task(give_past(self.stand.database.url, self.names, **PAST))
         try:
             await self._watch([calls, *others])
+            await past
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
@@ -76,9 +80,9 @@ class Soak:
             await self._heard()
             crowd.check()
         finally:
-            for task in (clock, calls, *others):
+            for task in (clock, calls, past, *others):
                 task.cancel()
-            await asyncio.gather(clock, calls, *others, return_exceptions=True)
+            await asyncio.gather(clock, calls, past, *others, return_exceptions=True)
             await crowd.stop()
         wrong = await asyncio.to_thread(self._wrong, carrier)
         return list(self._judged()), wrong
