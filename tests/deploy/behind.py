@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import pytest
 
 from tests.canary import watch
@@ -25,7 +25,7 @@ CONFIG: Final = ROOT / "deploy" / "haproxy.cfg"
 PLACES: Final = ("api-1", "api-2", "api-3")
 STARTS_WITHIN: Final = 60.0
 ENDS_WITHIN: Final = 35.0
-DRAIN: Final = 2  # seconds; HAProxy notices within 1.5
+DRAIN: Final = 3  # seconds; HAProxy notices within 1.5
 RUNTIME: Final = "global\n  stats socket {} mode 600 level admin\n"  # a second file: what only these tests ask
 
 
@@ -56,8 +56,8 @@ class Balanced:
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
 
-    def state(self, place: str) -> str:
-        """What HAProxy thinks of a process: UP, DOWN, or on its way to either (`UP 1/2`)."""
+    def row(self, place: str) -> dict[str, str]:
+        """HAProxy's figures of a process, as one of those for short requests."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(5)
             client.connect(str(self.runtime))
@@ -65,7 +65,11 @@ class Balanced:
             rows = b"".join(iter(lambda: client.recv(65536), b"")).decode().splitlines()
         names = rows[0].removeprefix("# ").split(",")
         found = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:] if row]
-        return next(row["status"] for row in found if (row["pxname"], row["svname"]) == ("api", place))
+        return next(row for row in found if (row["pxname"], row["svname"]) == ("api", place))
+
+    def state(self, place: str) -> str:
+        """What HAProxy thinks of a process: UP, DOWN, or on its way to either (`UP 1/2`)."""
+        return self.row(place)["status"]
 
     async def up(self, *places: str) -> None:
         """Wait until HAProxy sends requests to these."""
@@ -77,16 +81,25 @@ class Balanced:
         assert process.poll() is None, (self.folder / f"{place}.log").read_text()[-3000:]
         return self.state(place) == "UP"
 
-    async def replace(self, place: str) -> float:
-        """Stop a process as a deployment does, and start its successor once it ended; how long it took to end."""
-        began = time.monotonic()
-        old = self.processes[place]
-        old.terminate()
-        assert await asyncio.to_thread(old.wait, ENDS_WITHIN) == 0
-        took = time.monotonic() - began
-        self.start(place)
-        await self.up(place)
-        return took
+    async def leave(self, place: str) -> None:
+        """Tell a process to stop, and wait until it says that it will."""
+        self.processes[place].terminate()
+        async with asyncio.timeout(ENDS_WITHIN), aiohttp.ClientSession() as session:
+            while True:
+                async with session.get(f"http://127.0.0.1:{self.ports[place]}/health") as response:
+                    if response.status == 503:
+                        return
+
+    async def ended(self, place: str) -> None:
+        """Wait for the end of a process that was told to stop. It must go on answering until HAProxy has noticed."""
+        process = self.processes[place]
+        await until(lambda: self.state(place) == "DOWN")
+        assert process.poll() is None, "it ended before anybody noticed"
+        assert await asyncio.to_thread(process.wait, ENDS_WITHIN) == 0
+
+    def stuck(self, place: str) -> int:
+        """How many requests HAProxy has given to a process that have no answer yet."""
+        return int(self.row(place)["scur"])
 
     def stop(self) -> None:
         """End those that still run."""
