@@ -23,6 +23,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MIN_SECRET_BYTES = 32  # RFC 7518 3.2: an HS256 key is at least as long as the hash.
 SECRET_KEY_BYTES = 32  # a Fernet key: half signs, half encrypts
+MAX_DRAIN = 20  # seconds; with what follows it, a process ends within 30
 MIN_WEBHOOK_SECRET_BYTES = 24  # Standard Webhooks: a signing secret has 24 to 64 bytes.
 
 
@@ -374,6 +375,13 @@ class Config:
         "Where providers reach the API, such as `https://api.example.com`: Twilio signs the address that it calls. "
         "Unset: what the request itself says, and trusted proxies say of it.",
         default="",
+    )
+    drain_seconds: int = setting(
+        "DRAIN_SECONDS",
+        _integer(0, MAX_DRAIN),
+        "How long an API process that is told to stop goes on answering at least, while /health says 503: longer than "
+        "the load balancer takes to notice. Without a load balancer, 0.",
+        default=0,
     )
     log_level: str = setting("LOG_LEVEL", _level, "DEBUG, INFO, WARNING or ERROR.", default="INFO")
     db_pool_size: int = setting(

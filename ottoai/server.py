@@ -50,7 +50,8 @@ async def _serve(config: Config) -> int:
         logger.info("API listening", extra={"host": config.host, "port": config.port, "version": __version__})
         await stopping.wait()
         logger.info("API stopping")
-        await drain(app)  # still listening: /health says 503, and whoever comes is told to go elsewhere
+        # Still listening: /health says 503, and who comes is answered, or told to go elsewhere if it would stay.
+        await asyncio.gather(drain(app), asyncio.sleep(config.drain_seconds))
     finally:
         await runner.cleanup()
     logger.info("API stopped")
