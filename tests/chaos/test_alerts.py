@@ -236,7 +236,7 @@ async def test_each_harm_is_told_once_and_nothing_else_is(tmp_path: Path) -> Non
             await until("all is written", WELL_WITHIN, lambda: not execute(fleet.database.url, sql))
             wrong = await asyncio.to_thread(lambda: list(check(fleet, slack, done)))
             print(f"CHAOS_SEED={SEED}: {len(harms)} harms, told {dict(told(slack, over=False))}, over "
-                  f"{dict(told(slack, over=True))}; while they were told: {dict(trouble.done)}", flush=True)  # fmt: skip
+                  f"{dict(told(slack, over=True))}; while told: {dict(trouble.done)}", flush=True)  # fmt: skip
             assert not wrong, "\n".join([f"CHAOS_SEED={SEED}", *wrong])
             assert trouble.done.total() >= len(harms)
         finally:
