@@ -36,7 +36,7 @@ KEPT = min(180.0, SECONDS / 20)  # seconds until a row is old; so all levels off
 FORGET_EVERY = min(60.0, KEPT / 2)
 PATIENCE = 20.0 if LONG else 2.0
 PAST: dict[str, Any] = {"after": 20.0} if LONG else {"after": 2.0, "events": 100}
-SETTLED_WITHIN = 60.0
+SETTLED_WITHIN = 120.0 if LONG else 30.0
 TELL_EVERY = 60.0
 RESULTS = ROOT / "soak-results"
 
@@ -74,7 +74,7 @@ class Soak:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            await self.callers.rest()
+            self.callers.resting = True
             await self._settle()
             await asyncio.to_thread(logs.read)
             await self._heard()
@@ -122,10 +122,18 @@ class Soak:
     async def _settle(self) -> None:
         """Until nothing is left to do but what is due in hours, and the carrier has told of every text."""
         sql = "select count(*) from outbox where state = 'open' and due_at < now() + interval '10 minutes'"
-        async with asyncio.timeout(SETTLED_WITHIN):
-            while (await asyncio.to_thread(execute, self.stand.database.url, sql))[0][0]:  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
-        await self.callers.rest()
+        deadline = time.monotonic() + SETTLED_WITHIN
+        while True:
+            ((jobs,),) = await asyncio.to_thread(execute, self.stand.database.url, sql)
+            if not jobs and not self._spooled() and self.callers.idle:
+                return
+            if time.monotonic() > deadline:
+                self.callers.told.wrong.append(f"{jobs} jobs are still open after {SETTLED_WITHIN:.0f} s")
+                return
+            await asyncio.sleep(0.2)
+
+    def _spooled(self) -> bool:
+        return any((self.stand.folder / "spool").glob("*/*.delivery"))
 
     async def _heard(self) -> None:
         """Until every screen is where the log is."""
@@ -139,7 +147,8 @@ class Soak:
     def _wrong(self, carrier: Carrier) -> list[str]:
         stand, visitors = self.stand, self.visitors
         return [
-            *visitors.world.broken, *visitors.wrong, *self.callers.told.wrong, *stand.ended(), *stand.errors(),
+            *visitors.world.broken, *visitors.wrong, *visitors.away(), *self.callers.told.wrong,
+            *stand.ended(), *stand.errors(),
             *check(stand.database.url, self.logs, self.callers.told, carrier), *unexplained(stand.database.url),
         ]  # fmt: skip
 
@@ -147,6 +156,7 @@ class Soak:
         counted = self.visitors.world.counted
         return (
             f"deliveries: {dict(self.callers.told.answers)}\nrequests: {dict(self.visitors.answers)}\n"
+            f"requests that found a store away: {self.visitors.busy}\n"
             f"alerts: {dict(self.fired)}\nscreens: {dict(counted)}\n"
             f"ends: {dict(self.visitors.world.reasons.most_common(12))}"
         )
