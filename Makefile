@@ -40,7 +40,7 @@ lint: $(STAMP)  ## Check style, types, imports and SQL
 bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
 	$(BIN)/python -m scripts.bench $(WHAT)
 
-chaos: $(STAMP)  ## Kill api processes, Redis and links for ten minutes under 1,000 clients (CHAOS_SEED repeats a run)
+chaos: $(STAMP)  ## Kill, suspend and cut off everything for half an hour (CHAOS_SEED repeats a run)
 	CHAOS=long $(BIN)/python -m pytest -s tests/chaos --timeout 4000
 
 soak: $(STAMP)  ## An hour of mixed load on a whole deployment, with leaks looked for (SOAK_MINUTES, SOAK_RATE)

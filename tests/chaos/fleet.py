@@ -184,6 +184,23 @@ class Fleet:
         self._after(seconds, go_on)
         return f"{place.name} for {seconds} s"
 
+    async def stop_redis(self) -> None:
+        """Until `start_redis`; no fault touches it meanwhile."""
+        self._redis_away = True
+        await asyncio.to_thread(self.redis.stop)
+
+    async def start_redis(self) -> None:
+        await asyncio.to_thread(self.redis.start)
+        self._redis_away = False
+
+    async def stop_database(self) -> None:
+        self._database_away = True
+        await asyncio.to_thread(self.database.stop)
+
+    async def start_database(self) -> None:
+        await asyncio.to_thread(self.database.start)
+        self._database_away = False
+
     async def remove(self, kind: str) -> None:
         """All processes of a kind end, and none is started; `put_back` does that."""
         for place in self.places:

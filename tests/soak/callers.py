@@ -24,6 +24,7 @@ from tests.soak.stand import Stand, given
 from tests.twilio import FORM, TOKEN
 
 REGULARS = 100  # customers of a tenant who call again and again, and are always answered
+OWN_TEXTS = 10**9  # what customers write has other numbers than what the carrier takes
 FIRST_CALLER = 200  # numbers from here on call once, and are missed
 CALLERS = {True: 800, False: 9_800}  # how many numbers there are where it is day: London's have three digits
 
@@ -85,12 +86,10 @@ class Callers:
                         (self._answered, self._missed, self._again, self._poisoned, self._unclaimed),
                         (60, 12, 25, 2, 1))[0]())  # fmt: skip
 
-    async def rest(self, within: float = 60.0) -> None:
-        """No more calls; what was begun ends."""
-        self.resting = True
-        async with asyncio.timeout(within):
-            while self._tasks:  # noqa: ASYNC110 - they begin others
-                await asyncio.sleep(0.05)
+    @property
+    def idle(self) -> bool:
+        """Whether all that was begun has ended."""
+        return not self._tasks
 
     def _beside(self, work) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -130,7 +129,7 @@ class Callers:
         if self.rng.random() < 0.5:
             await self._call(log, self._next()[1], "call-complete", phone, answered=True)
         else:
-            fields = samples.twilio_text(self._next()[1], From=phone, Body="Yes, tomorrow is fine.")
+            fields = samples.twilio_text(OWN_TEXTS + self._next()[1], From=phone, Body="Yes, tomorrow is fine.")
             await self._call_back(log, "/twilio/sms", fields)
 
     async def _call(self, log: Log, number: int, kind: str, phone: str, *, answered: bool) -> None:
@@ -142,8 +141,7 @@ class Callers:
         self.told.calls[log.tenant, str(number)] = not answered
         log.unknown.add(identity := identity_of("telephony.call.received", "", str(number)))
         status = await self._deliver(log, kind, data)
-        if status not in {"processed", "duplicate_ignored"}:
-            self.told.wrong.append(f"{log.tenant}: {kind} of {number} was {status}")
+        self._expect(f"{log.tenant}: {kind} of {number}", status, "processed", "duplicate_ignored")
         log.unknown.discard(identity)
         log.accepted[identity] = 0
         self._last = log, kind, data
@@ -153,24 +151,22 @@ class Callers:
         if self._last is not None:
             log, kind, data = self._last
             status = await self._deliver(log, kind, data)
-            if status != "duplicate_ignored":
-                self.told.wrong.append(f"{log.tenant}: the same {kind} again was {status}")
+            first = ("processed",) if self.told.answers["spooled"] else ()  # the one before it may still wait on disk
+            self._expect(f"{log.tenant}: the same {kind} again", status, "duplicate_ignored", *first)
 
     async def _poisoned(self) -> None:
         log, number = self._next()
         body = samples.callrail("call-complete", number, company_id=1000 + self.logs.index(log),
                                 company_resource_id=None, tracking_phone_number=None, duration="long")  # fmt: skip
         status = await self._deliver(log, "call-complete", msgspec.json.encode(body))
-        if status != "quarantined":
-            self.told.wrong.append(f"{log.tenant}: what cannot be read was {status}")
+        self._expect(f"{log.tenant}: what cannot be read", status, "quarantined")
 
     async def _unclaimed(self) -> None:
         log, number = self._next()
         body = samples.callrail("call-complete", number, company_id=9_999, company_resource_id=None,
                                 tracking_phone_number=None)  # fmt: skip
         status = await self._deliver(log, "call-complete", msgspec.json.encode(body))
-        if status != "unclaimed":
-            self.told.wrong.append(f"a call of nobody's company was {status}")
+        self._expect("a call of nobody's company", status, "unclaimed")
 
     async def _deliver(self, log: Log, kind: str, data: bytes) -> str:
         signature = callrail.sign(data, SIGNING_KEY.format(log.tenant))
@@ -207,8 +203,12 @@ class Callers:
         async with self.http.post(self._base() + path, data=data, headers=headers) as response:
             status = response.headers.get("X-Webhook-Status", str(response.status))
         self.told.answers[f"twilio {status}"] += 1
-        if status not in {"processed", "duplicate_ignored"}:
-            self.told.wrong.append(f"{log.tenant}: {path.partition('?')[0][:12]} was {status}")
+        self._expect(f"{log.tenant}: {path.partition('?')[0][:12]}", status, "processed", "duplicate_ignored")
+
+    def _expect(self, what: str, status: str, *wanted: str) -> None:
+        """Spooled is as good: on a machine that others use as well the database may be away for a moment."""
+        if status not in {*wanted, "spooled"}:
+            self.told.wrong.append(f"{what} was {status}")
 
     def _base(self) -> str:
         return self.rng.choice(self.stand.bases)

@@ -117,14 +117,7 @@ class Stand:
         return [f"{name} ended with {one.poll()}" for name, one in self.processes.items() if one.poll() is not None]
 
     def errors(self) -> list[str]:
-        """What no process should have to log while nothing is wrong; alerts are told apart."""
-        return [line for line, entry in self._entries() if entry.get("message") != "Alert firing"]
-
-    def alerts(self) -> list[str]:
-        """The alerts that fired."""
-        return [line for line, entry in self._entries() if entry.get("message") == "Alert firing"]
-
-    def _entries(self) -> list[tuple[str, dict]]:
+        """What no process should have to log while nothing is wrong; alerts are looked at by themselves."""
         found = []
         for name in self.processes:
             with (self.folder / f"{name}.log").open(errors="replace") as lines:
@@ -133,8 +126,8 @@ class Stand:
                         entry = json.loads(line)
                     except ValueError:
                         entry = {"level": "CRITICAL"}
-                    if entry.get("level") in {"ERROR", "CRITICAL"}:
-                        found.append((f"{name}: {line.strip()[:2000]}", entry))
+                    if entry.get("level") in {"ERROR", "CRITICAL"} and entry.get("message") != "Alert firing":
+                        found.append(f"{name}: {line.strip()[:2000]}")
         return found
 
     async def stop(self) -> list[str]:

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from tests.soak.gauges import BOUNDS, MIB, bound_of, prefix
+from tests.conftest import execute
+from tests.soak.gauges import BOUNDS, FEW, LASTING, MIB, PASSING, bound_of, prefix
 from tests.soak.judge import Bound, judge, table, theil_sen, warm_up
 
 HOUR = [n * 10.0 for n in range(361)]
@@ -81,3 +82,8 @@ def test_the_table_begins_with_what_grows():
     assert "3600 MiB" in first
     assert first.rstrip().endswith("GROWS")
     assert second.rstrip().endswith("flat")
+
+
+def test_every_table_is_looked_at_or_compared(template_url):
+    sql = "select tablename from pg_tables where schemaname = 'public' and tablename !~ 'yoyo'"
+    assert sorted(str(name) for (name,) in execute(template_url, sql)) == sorted((*PASSING, *FEW, *LASTING))
