@@ -79,7 +79,8 @@ class Balanced:
     def _is_up(self, place: str) -> bool:
         process = self.processes[place]
         assert process.poll() is None, (self.folder / f"{place}.log").read_text()[-3000:]
-        return self.state(place) == "UP"
+        row = self.row(place)
+        return row["status"] == "UP" and row["check_status"].endswith("L7OK")  # HAProxy begins by believing them all up
 
     async def leave(self, place: str) -> None:
         """Tell a process to stop, and wait until it says that it will."""
