@@ -23,17 +23,19 @@ import pytest
 from aiohttp import web
 
 from ottoai import samples
+from ottoai.ops.monitor import EVERY
 from ottoai.webhooks import callrail
 from tests.chaos.fleet import Fleet, Place
 from tests.chaos.links import HOST
 from tests.conftest import GENEROUS, SIGNING_KEY, execute
-from tests.slack import Slack, lease_ends, slack_of
+from tests.slack import BUSY, Slack, lease_ends, slack_of
 
 LONG = os.environ.get("CHAOS") == "long"
 SEED = int(os.environ.get("CHAOS_SEED") or (random.randrange(10**6) if LONG else 1))
 WELL_WITHIN = 60.0
 TOLD_WITHIN = 240.0 if LONG else 60.0
 OVER_WITHIN = 420.0
+WRITTEN_WITHIN = 30.0
 SUSPENDED = 20.0  # seconds: longer than the lease of who speaks
 TENANT = "chaos-0"
 
@@ -70,19 +72,15 @@ async def go_on(fleet: Fleet) -> None:
     await asyncio.to_thread(execute, fleet.database.url, "delete from paused_queues")
 
 
-LATE = frozenset({"probe_event.warning", "probe_event.critical", "probe_job.warning", "probe_job.critical",
-                  "probe_failed.warning", "probe_failed.critical"})  # fmt: skip
+LATE = frozenset({"probe_failed.warning", "probe_failed.critical"})
 IDLE = LATE | {"queue_age.warning", "outbox_age.warning", "queue_length.warning"}
 UNTICKED = frozenset({"beat_tick.warning", "beat_tick.critical"})
 # While a store is away nobody hears from workers and beat, what asks it waits, and what was asked fails.
 STORELESS = IDLE | UNTICKED | {
     "ready.critical", "migrations.critical", "worker.critical", "beat.critical", "http_errors.warning",
-    "http_errors.critical",
-    "http_budget_fast.critical", "http_p95.warning", "event_p95.warning", "event_p95.critical",
-    "event_budget.critical", "latency_budget.warning", "db_pool.warning", "db_wait.warning", "db_wait.critical",
-    "db_query.warning", "db_query.critical", "redis_errors.warning", "redis_up.warning", "redis_up.critical",
-    "redis_ping.warning", "redis_ping.critical", "webhook_spool.warning", "tasks_failing.warning",
-    "tasks_failed.critical", "task_budget.critical", "task_p95.warning", "db_slow.warning", "db_slow.info",
+    "http_errors.critical", "http_budget_fast.critical", "db_pool.warning", "redis_errors.warning", "redis_up.warning",
+    "redis_up.critical", "webhook_spool.warning", "tasks_failing.warning", "tasks_failed.critical",
+    "task_budget.critical", "task_p95.warning",
 }  # fmt: skip
 
 HARMS = (
@@ -199,22 +197,40 @@ async def well(fleet: Fleet) -> None:
     await until("nobody speaks", WELL_WITHIN, lambda: execute(fleet.database.url, sql))
 
 
+async def written(fleet: Fleet, slack: Slack) -> None:
+    """Until what was told is in its rows, and whoever speaks next has read that there. Who tells of one harm and loses
+    both stores before it can leave word tells again, and is allowed to: each harm here is one by itself.
+    """
+    deadline = time.monotonic() + WRITTEN_WITHIN
+    while list(mistold(fleet, slack)) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.3)
+    await asyncio.sleep(2 * EVERY if LONG else 0)
+
+
+def mistold(fleet: Fleet, slack: Slack) -> Iterator[str]:
+    """Alerts and ends that were told another number of times than their rows say."""
+    rows = execute(fleet.database.url, "select name, fired_notified_at, resolved_notified_at from alerts")
+    for over in (False, True):
+        known = Counter(str(row[0]) for row in rows if row[1 + over])
+        heard = told(slack, over=over)
+        for name in known.keys() | heard.keys():
+            if heard[name] != known[name]:
+                yield f"{'the end of ' * over}{name} was told {heard[name]} times, {known[name]} are written"
+
+
 def check(fleet: Fleet, slack: Slack, done: list[Harm]) -> Iterator[str]:
     """What is not as it was promised."""
     explained = {name for harm in done for name in (harm.alert, *harm.others)}
-    rows = execute(fleet.database.url, "select name, fired_notified_at, resolved_notified_at from alerts"
-                                       " where fired_at is not null")  # fmt: skip
-    fired = Counter(str(name) for name, _, _ in rows)
-    yield from (f"{name} fired, and nothing explains it" for name in fired.keys() - explained)
-    for over in (False, True):
-        written = Counter(str(row[0]) for row in rows if row[1 + over])
-        heard = told(slack, over=over)
-        for name in written.keys() | heard.keys():
-            if heard[name] != written[name]:
-                yield f"{'the end of ' * over}{name} was told {heard[name]} times, {written[name]} are written"
+    rows = execute(fleet.database.url, "select name, count(*) from alerts where fired_at is not null group by name")
+    fired = Counter({str(name): int(str(count)) for name, count in rows})
+    for name in fired.keys() - explained:
+        if name.partition(".")[0] not in BUSY:
+            yield f"{name} fired, and nothing explains it"
+    yield from mistold(fleet, slack)
     for harm in done:
         times = fired[harm.alert], told(slack, over=False)[harm.alert], told(slack, over=True)[harm.alert]
-        if times != (1, 1, int(harm.undo is not None)):
+        # Figures of a process that was killed are gone, and with them at times what an hour's window is about.
+        if times != (1, 1, 1) and (harm.undo or times != (1, 1, 0)):
             yield f"{harm.alert} fired, was told and ended {times} times"
 
 
@@ -239,16 +255,18 @@ async def test_each_harm_is_told_once_and_nothing_else_is(tmp_path: Path) -> Non
                 trouble.note(f"--- {harm.alert}")
                 await harm.do(fleet)
                 await until(harm.alert, TOLD_WITHIN, lambda name=harm.alert: told(slack, over=False)[name])
+                if harm.undo and harm.undo is not Fleet.start_database:  # else it can be written only after that
+                    await written(fleet, slack)
                 if harm.undo:
                     await harm.undo(fleet)
                 await fleet.quiet()
                 print(f"{time.monotonic() - began:6.0f} s  {harm.alert}, disturbed: {dict(trouble.done)}", flush=True)
                 await well(fleet)
+                await written(fleet, slack)
             if LONG:
                 ends = {harm.alert for harm in done if harm.undo}
                 await until("the ends", OVER_WITHIN, lambda: ends <= told(slack, over=True).keys())
-            sql = "select 1 from alerts where fired_at is not null and fired_notified_at is null"
-            await until("all is written", WELL_WITHIN, lambda: not execute(fleet.database.url, sql))
+                await written(fleet, slack)
             wrong = await asyncio.to_thread(lambda: list(check(fleet, slack, done)))
             print(f"CHAOS_SEED={SEED}: {len(harms)} harms, told {dict(told(slack, over=False))}, over "
                   f"{dict(told(slack, over=True))}; while told: {dict(trouble.done)}", flush=True)  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from tests.chaos.truth import Log
 from tests.conftest import execute, of_tenant
+from tests.slack import BUSY
 from tests.soak.callers import Carrier, Told
 from tests.soak.stand import given
 
@@ -13,11 +14,6 @@ from tests.soak.stand import given
 EXPLAINED = frozenset({
     "foreign_ids", "webhook_quarantined", "webhook_unclaimed", "webhook_rejected", "ws_lost", "ws_heartbeats",
     "ws_dropped", "ws_slow", "unusual_traffic",
-})  # fmt: skip
-# Those of a machine that others use as well: they are told, and no fault.
-BUSY = frozenset({
-    "http_p95", "latency_budget", "loop_lag", "event_p95", "event_budget", "webhook_p95", "db_query", "db_wait",
-    "db_slow", "redis_ping", "probe_event", "probe_job",
 })  # fmt: skip
 
 

@@ -21,9 +21,7 @@ AGED = (
     ("request_keys", "created_at", "2 days"),
     ("ops_minutes", "at", "2 days"),
 )
-JOBS = (
-    "update outbox set finished_at = finished_at - interval '8 days' where finished_at < now() - {} and state <> 'open'"
-)
+JOBS = "update outbox set finished_at = finished_at - interval '8 days' where finished_at < %s and state <> 'open'"
 
 
 class Forgetting:
@@ -43,20 +41,22 @@ class Forgetting:
 
     def once(self) -> None:
         """Make what is older than `kept` old enough, and ask for retention."""
-        self.logs.read()  # what will be gone is known from now on
-        kept = f"interval '{self.kept} seconds'"
         with closing(psycopg2.connect(self.stand.database.url)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
-            cursor.execute(f"select tenant_id, max(seq) from events where ts < now() - {kept} group by tenant_id")
+            cursor.execute("select now() - make_interval(secs => %s)", (self.kept,))
+            (before,) = cursor.fetchone()
+            self.logs.read()  # what will be gone is known from now on; what comes from now on stays
+            cursor.execute("select tenant_id, max(seq) from events where ts < %s group by tenant_id", (before,))
             for tenant, seq in cursor.fetchall():
                 if log := self.logs.of.get(tenant):
                     log.deleted_to = max(log.deleted_to, seq)  # said before it is so
             for table, column, age in AGED:
                 cursor.execute(
                     f"update {table} set {column} = {column} - interval '{age}'"
-                    f" where {column} < now() - {kept} and {column} > now() - interval '1 day'"
+                    f" where {column} < %s and {column} > now() - interval '1 day'",
+                    (before,),
                 )
-            cursor.execute(JOBS.format(kept))
+            cursor.execute(JOBS, (before,))
         with closing(queue.client(self.stand.config)) as connection:
             Queues(connection).enqueue_periodic("retention")
         self.runs += 1

@@ -19,6 +19,7 @@ from ottoai.web.auth import issue
 from tests.chaos.clients import Client, Crowd, EventStream, Poll, WebSocket, World
 from tests.chaos.links import HOST, State
 from tests.chaos.truth import Log
+from tests.soak.callers import ANSWER_WITHIN
 from tests.soak.stand import Stand
 
 SCREENS = 4  # of each tenant, that stay all the time
@@ -67,7 +68,7 @@ class Visitors:
 
     async def run(self) -> None:
         jar = aiohttp.DummyCookieJar()
-        timeout = aiohttp.ClientTimeout(30)
+        timeout = aiohttp.ClientTimeout(ANSWER_WITHIN)
         async with (
             aiohttp.ClientSession(timeout=timeout, cookie_jar=jar) as self.http,
             asyncio.TaskGroup() as group,
