@@ -40,8 +40,11 @@ lint: $(STAMP)  ## Check style, types, imports and SQL
 bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
 	$(BIN)/python -m scripts.bench $(WHAT)
 
-chaos: $(STAMP)  ## Kill api processes, Redis and links for ten minutes under 1,000 clients (CHAOS_SEED repeats a run)
+chaos: $(STAMP)  ## Kill, suspend and cut off everything for half an hour (CHAOS_SEED repeats a run)
 	CHAOS=long $(BIN)/python -m pytest -s tests/chaos --timeout 4000
+
+soak: $(STAMP)  ## An hour of mixed load on a whole deployment, with leaks looked for (SOAK_MINUTES, SOAK_RATE)
+	SOAK=long $(BIN)/python -m pytest -s tests/soak/test_soak.py
 
 month: $(STAMP)  ## Play a month of 200 tenants' missed calls and check every text (MONTH_SEED repeats a run)
 	MONTH=long $(BIN)/python -m pytest -s tests/month --timeout 4000
@@ -100,4 +103,4 @@ $(STAMP): requirements.lock requirements-dev.lock requirements-build.lock
 	       -r requirements.lock -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run demo test lint bench chaos month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
+.PHONY: help run demo test lint bench chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean

@@ -21,15 +21,8 @@ from ottoai.domain import tenants
 from ottoai.domain.roles import Role
 from ottoai.errors import OttoError
 
-TENANT_HELP: Final = {
-    "callrail_company": "CallRail's id of the company",
-    "callrail_key": "signing key of the company's webhooks (- reads it from standard input)",
-    "callrail_account": "CallRail's id of the account",
-    "callrail_api_token": "token for CallRail's API (- reads it from standard input)",
-    "tracking_number": "the tracking number that its customers call",
-    "twilio_sid": "SID of the Twilio account",
-    "twilio_token": "auth token of the Twilio account (- reads it from standard input)",
-    "twilio_number": "the Twilio number that texts come from",
+TENANT_HELP: Final = {name: given.meaning for name, given in tenants.ROUTES.items()} | {
+    name: f"{given.meaning} (- reads it from standard input)" for name, given in tenants.SECRETS.items()
 }
 
 

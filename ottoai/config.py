@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -166,6 +167,7 @@ def _is_fernet_key(text: str) -> bool:
         return False
 
 
+@lru_cache(1_024)  # the same proxies call all day
 def within(address: str, networks: tuple[Network, ...]) -> bool:
     """Whether an address is in one of these networks."""
     return is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)

@@ -26,11 +26,6 @@ TABLE_REST = 1.0
 TABLE_TIMEOUT = 120.0
 
 
-def files() -> list[str]:
-    """Names of all migrations, in order."""
-    return sorted(path.stem for path in (sql_folder() / "migrations").glob("*.sql"))
-
-
 def migrate(database_url: str) -> list[str]:
     """Apply what is missing, one starter at a time; return the names applied. Raises StoreUnavailable."""
     try:

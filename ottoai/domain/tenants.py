@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -16,21 +16,31 @@ from ottoai.vault import Vault
 PROBE: Final = "ottoai-probe"  # the self-probe's: nobody has a token for it, and it is in no list
 HOOK_BYTES = 18  # 144 random bits: not to be guessed, and 24 characters in a URL
 
-# What `tenant add` and `tenant set` take, and where it is kept.
+NUMBER = "number"  # the kind of route that is a phone number
+
+
+class Given(NamedTuple):
+    """Something that a tenant has at a provider: of which provider, as what it is kept there, and what it is."""
+
+    provider: str
+    kind: str
+    meaning: str
+
+
+# What `tenant add` and `tenant set` take: by which a delivery is known to be a tenant's, and what is kept encrypted.
 ROUTES = {
-    "callrail_company": ("callrail", "company"),
-    "callrail_account": ("callrail", "account"),
-    "tracking_number": ("callrail", "number"),
-    "twilio_sid": ("twilio", "account"),
-    "twilio_number": ("twilio", "number"),
+    "callrail_company": Given("callrail", "company", "CallRail's id of the company"),
+    "callrail_account": Given("callrail", "account", "CallRail's id of the account"),
+    "tracking_number": Given("callrail", NUMBER, "the tracking number that its customers call"),
+    "twilio_sid": Given("twilio", "account", "SID of the Twilio account"),
+    "twilio_number": Given("twilio", NUMBER, "the Twilio number that texts come from"),
 }
 SECRETS = {
-    "callrail_key": ("callrail", "signing_key"),
-    "callrail_api_token": ("callrail", "api_token"),
-    "twilio_token": ("twilio", "auth_token"),
+    "callrail_key": Given("callrail", "signing_key", "signing key of the company's webhooks"),
+    "callrail_api_token": Given("callrail", "api_token", "token for CallRail's API"),
+    "twilio_token": Given("twilio", "auth_token", "auth token of the Twilio account"),
 }
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_NUMBERS = {"tracking_number", "twilio_number"}
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -177,7 +187,7 @@ async def secrets_of(system: Session, tenant_id: str) -> list[Row]:
 
 async def retire(system: Session, tenant_id: str, secret: str) -> None:
     """Accept the previous one of a secret (of SECRETS) no longer. Raises NotFound when there is none."""
-    provider, name = SECRETS[secret]
+    provider, name, _ = SECRETS[secret]
     if not await queries().tenants.retire(system, id=tenant_id, provider=provider, name=name):
         raise NotFound(f"Tenant {tenant_id} has no previous {secret.replace('_', '-')}.")
 
@@ -202,13 +212,13 @@ def _sorted_out(vault: Vault, given: Mapping[str, str]) -> tuple[list[dict[str, 
     routes, credentials = [], []
     for name, value in given.items():
         if name in ROUTES:
-            provider, kind = ROUTES[name]
-            number = opening.e164(value) if name in _NUMBERS else value
+            provider, kind, _ = ROUTES[name]
+            number = opening.e164(value) if kind == NUMBER else value
             if not number:
                 raise InvalidInput(f"{name.replace('_', '-')}: {value!r} is no phone number such as +12125550123")
             routes.append({"provider": provider, "kind": kind, "value": number})
         elif name in SECRETS:
-            provider, credential = SECRETS[name]
+            provider, credential, _ = SECRETS[name]
             credentials.append({"provider": provider, "name": credential, "secret": vault.seal(value)})
         else:
             raise InvalidInput(f"{name}: not a setting of a tenant")

@@ -126,14 +126,15 @@ def _change(tag: str, kind: Kind, body: Kind, *raises: type[OttoError]) -> Opera
 
 
 UNCLAIMED: Final = (202, "Nobody has added this company yet: kept, and taken in when somebody does.", Receipt)
-_CALL_RAIL: Final = Operation(
-    tag="Webhooks",
-    answer=Receipt,
-    others=(UNCLAIMED,),
-    body=REPORT,
-    raises=DELIVERED,
-    security=("callRailSignature",),
-)
+
+
+def _reported(security: str) -> Operation:
+    """A report in JSON, signed as one of wording.SECURITY says."""
+    return Operation(
+        tag="Webhooks", answer=Receipt, others=(UNCLAIMED,), body=REPORT, raises=DELIVERED, security=(security,)
+    )
+
+
 _TWILIO: Final = Operation(
     tag="Webhooks",
     answer=TWIML,
@@ -206,8 +207,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         raises=EMITTED,
         security=("devKey",),
     ),
-    ("POST", "/call-rail/{kind}"): _CALL_RAIL,
-    ("POST", "/call-rail/{kind}/{hook}"): _CALL_RAIL,
+    ("POST", "/call-rail/{kind}"): _reported("callRailSignature"),
+    ("POST", "/call-rail/{kind}/{hook}"): _reported("callRailSignature"),
     ("POST", "/twilio/{kind}"): _TWILIO,
     ("POST", "/twilio/{kind}/{hook}"): _TWILIO,
     ("POST", "/clerk/webhook"): Operation(

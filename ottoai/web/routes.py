@@ -26,12 +26,18 @@ from ottoai.web import (
 )
 from ottoai.web.api import calls, events, leads, messages, missed_calls, settings, tasks, timeline
 from ottoai.webhooks import callrail, twilio
+from ottoai.webhooks.delivery import Provider
 
 DEVELOPMENT: Final = "/demo"  # how the addresses begin that are there in development only
 STATIC: Final = Path(__file__).parents[1] / "static"
 
-_REPORTS: Final = "|".join(callrail.KINDS)
-_CALLBACKS: Final = "|".join(twilio.KINDS)
+Route = tuple[str, str, Handler]  # method, path, what answers
+
+
+def _reports(provider: Provider, handler: Handler) -> tuple[Route, Route]:
+    """Where a provider reports: what it reports has an address each, and below it each tenant one of its own."""
+    path = f"/{provider.FOLDER}/{{kind:{'|'.join(provider.KINDS)}}}"
+    return ("POST", path, handler), ("POST", f"{path}/{{hook}}", handler)
 
 
 async def static(request: web.Request) -> web.StreamResponse:
@@ -42,7 +48,7 @@ async def static(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Cache-Control": "public, max-age=300"})
 
 
-ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
+ROUTES: Final[tuple[Route, ...]] = (
     ("GET", "/health", internal.health),
     ("GET", "/ready", internal.ready),
     ("GET", "/internal/worker/heartbeat", internal.worker_heartbeat),
@@ -50,10 +56,8 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ws", ws.connect),
     ("GET", "/ws/test-emit", emit.test_emit),
     ("POST", "/ws/test-emit", emit.test_emit),
-    ("POST", f"/call-rail/{{kind:{_REPORTS}}}", webhooks.call_rail),
-    ("POST", f"/call-rail/{{kind:{_REPORTS}}}/{{hook}}", webhooks.call_rail),
-    ("POST", f"/twilio/{{kind:{_CALLBACKS}}}", webhooks.twilio_callback),
-    ("POST", f"/twilio/{{kind:{_CALLBACKS}}}/{{hook}}", webhooks.twilio_callback),
+    *_reports(callrail, webhooks.call_rail),
+    *_reports(twilio, webhooks.twilio_callback),
     ("POST", "/clerk/webhook", webhooks.clerk_event),
     ("GET", "/ops", status.page),
     ("GET", "/ops.txt", status.text),

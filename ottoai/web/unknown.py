@@ -9,12 +9,13 @@ from typing import Final
 from aiohttp import web
 
 from ottoai.web import keys
-from ottoai.webhooks import callrail, clerk, twilio
+from ottoai.webhooks import clerk
+from ottoai.webhooks.receive import PROVIDERS
 
 logger = logging.getLogger(__name__)
 
 OTHER: Final = "other"  # the label of providers we do not know: their names are anybody's words
-FOLDERS: Final = {"call-rail": callrail.NAME, "twilio": twilio.NAME, "clerk": clerk.NAME}
+FOLDERS: Final = {each.FOLDER: each.NAME for each in PROVIDERS.values()} | {"clerk": clerk.NAME}
 OURS: Final = frozenset({"api", "demo", "docs", "internal", "ops", "static", "ws"})  # no provider is called like that
 
 # A webhook's address is words: who reports, what, and perhaps a secret. What scanners ask for seldom looks like it.

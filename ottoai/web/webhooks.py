@@ -14,11 +14,13 @@ from ottoai.web import keys
 from ottoai.web.api.reading import respond
 from ottoai.web.middlewares import public_url
 from ottoai.webhooks import callrail, clerk, twilio
-from ottoai.webhooks.delivery import Raw
+from ottoai.webhooks.delivery import HEADERS, Provider, Raw
 from ottoai.webhooks.provision import provision
-from ottoai.webhooks.receive import Receipt, receive, wanted_headers
+from ottoai.webhooks.receive import Receipt, receive
 
 logger = logging.getLogger(__name__)
+
+Answer = Callable[[Receipt, int], web.Response]
 
 TWIML = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
@@ -34,24 +36,28 @@ OUTCOMES = {
 
 async def call_rail(request: web.Request) -> web.Response:
     """POST /call-rail/{kind}[/{hook}]: one report about one call or text message."""
-    take = partial(_take_report, request.app)
-    return await _take(request, callrail.NAME, request.match_info["kind"], wanted_headers(callrail.NAME), take)
+    return await _take_report(request, callrail)
 
 
 async def twilio_callback(request: web.Request) -> web.Response:
     """POST /twilio/{kind}[/{hook}]: one callback about one call or text message. Twilio takes what is answered for
     instructions, and reads nothing but TwiML.
     """
-    take = partial(_take_report, request.app)
-    kind = request.match_info["kind"]
-    return await _take(request, twilio.NAME, kind, wanted_headers(twilio.NAME), take, _no_instructions)
+    return await _take_report(request, twilio, _no_instructions)
 
 
 async def clerk_event(request: web.Request) -> web.Response:
     """POST /clerk/webhook: one event of Clerk's. Without its secret there is no such address."""
     if not request.app[keys.CONFIG].clerk_webhook_secrets:
         raise NotFound("There is nothing at this address.")
-    return await _take(request, clerk.NAME, "", clerk.HEADERS, partial(_take_event, request.app))
+    take = partial(provision, request.app[keys.INGEST])
+    return await _take(request, clerk.NAME, "", clerk.HEADERS, take)
+
+
+async def _take_report(request: web.Request, provider: Provider, answer: Answer = respond) -> web.Response:
+    take = partial(receive, request.app[keys.INGEST], spool=request.app[keys.SPOOL])
+    headers = (provider.SIGNATURE, *HEADERS)
+    return await _take(request, provider.NAME, request.match_info["kind"], headers, take, answer)
 
 
 async def _take(
@@ -60,13 +66,14 @@ async def _take(
     kind: str,
     headers: Iterable[str],
     take: Callable[[Raw], Awaitable[Receipt]],
-    answer: Callable[[Receipt, int], web.Response] = respond,
+    answer: Answer = respond,
 ) -> web.Response:
     metrics = request.app[keys.METRICS]
     started = time.perf_counter()
     outcome = "failed"
     try:
         receipt = await take(await _raw(request, provider, kind, headers))
+        _tell(receipt)
         outcome = OUTCOMES[receipt.status]
         if outcome == "duplicate":
             metrics.idempotency_duplicates_total.inc(provider=provider)
@@ -87,18 +94,6 @@ def _no_instructions(receipt: Receipt, status: int) -> web.Response:
     return web.Response(text=TWIML, status=status, content_type="text/xml", headers=headers)
 
 
-async def _take_report(app: web.Application, raw: Raw) -> Receipt:
-    receipt = await receive(app[keys.INGEST], raw, app[keys.SPOOL])
-    _tell(receipt)
-    return receipt
-
-
-async def _take_event(app: web.Application, raw: Raw) -> Receipt:
-    receipt = await provision(app[keys.INGEST], raw)
-    _tell(receipt)
-    return receipt
-
-
 async def _raw(request: web.Request, provider: str, kind: str, headers: Iterable[str]) -> Raw:
     received_at = datetime.now(UTC)
     return Raw(
@@ -117,6 +112,8 @@ async def _body(request: web.Request) -> bytes:
         return await request.read()
     except web.RequestPayloadError as error:  # it says it is compressed, and is not
         raise InvalidInput("body: cannot be decoded as its Content-Encoding says") from error
+    except ConnectionError as error:  # hung up in the middle: anybody can, and nothing of ours has failed
+        raise InvalidInput("body: ended before its Content-Length") from error
 
 
 def _tell(receipt: Receipt) -> None:

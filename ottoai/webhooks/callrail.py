@@ -25,8 +25,8 @@ from ottoai.webhooks.fields import MAX_ID, MAX_TEXT, believed, checked_id, plain
 Direction = Literal["inbound", "outbound"]
 
 NAME: Final = "callrail"
+FOLDER: Final = "call-rail"
 SIGNATURE: Final = "signature"
-HEADERS: tuple[str, ...] = (SIGNATURE, "content-type", "user-agent")
 
 RANKS: Final = {"pre-call": 1, "routing-complete": 2, "call-complete": 3, "call-modified": 4}
 # Not a report of CallRail's but its answer when we ask for the calls of a while: see callrail_list.
@@ -36,7 +36,7 @@ UNFINISHED: Final = frozenset({1, 2})
 
 TEXT: Final = "text-message"
 KINDS: Final = (*RANKS, TEXT)
-OWNER: str = "company_id"
+OWNER: Final = "company_id"
 
 WRAPPERS: Final = ("call", "text_message")  # what the nested shape may wrap its fields in
 API_ID: Final = "CAL"  # how an id of the API begins; a webhook has it as resource_id, beside a number as id
@@ -86,19 +86,13 @@ class TextFields(Told, frozen=True, kw_only=True):
 
 
 def identify(raw: Raw) -> tuple[str, ...]:
-    """What tells whose this is, as `kind:value`. Raises InvalidInput when the body cannot be read."""
+    """What in the body tells whose this is, as `kind:value`. Raises InvalidInput when it cannot be read."""
     body = _flat(raw.json_object())
     own_number = _own_number(body) if raw.kind == TEXT else "tracking_phone_number"
     fields = _identity(body, "company_id", "company_resource_id", own_number)
-    hook = (f"hook:{raw.hook}",) if raw.hook else ()
     companies = tuple(f"company:{fields[name]}" for name in ("company_id", "company_resource_id") if fields.get(name))
     number = e164(fields.get(own_number))
-    return hook + companies + ((f"number:{number}",) if number else ())
-
-
-def signed(raw: Raw) -> bool:
-    """Whether the delivery carries a signature at all."""
-    return bool(raw.headers.get(SIGNATURE))
+    return companies + ((f"number:{number}",) if number else ())
 
 
 def verify(raw: Raw, keys: Sequence[str]) -> bool:

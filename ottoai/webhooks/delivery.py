@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from ottoai.domain.reports import Report
 from ottoai.errors import InvalidInput
 
+# The headers that are kept beside the signature; no other is, since some carry secrets.
+HEADERS: Final = ("content-type", "user-agent")
+
 
 class Raw(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery as it came. `headers` are lower-cased and only those a provider's module asks for."""
+    """A delivery as it came. `headers` are lower-cased, and only those that are read: the signature's, and HEADERS."""
 
     provider: str
     kind: str
@@ -43,14 +46,28 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 class Provider(Protocol):
     """What a provider's module offers. All pure: no clock, no network."""
 
-    OWNER: str  # the field that usually tells whose a delivery is
-    HEADERS: tuple[str, ...]  # lower-case names of the headers that are read and kept
+    @property
+    def NAME(self) -> str:  # noqa: N802 - a module's constant
+        """What it is called in the database, in logs and in metrics."""
+
+    @property
+    def FOLDER(self) -> str:  # noqa: N802
+        """How the addresses begin to which it reports."""
+
+    @property
+    def KINDS(self) -> tuple[str, ...]:  # noqa: N802
+        """What it reports, as the addresses go on."""
+
+    @property
+    def OWNER(self) -> str:  # noqa: N802
+        """The field that usually tells whose a delivery is."""
+
+    @property
+    def SIGNATURE(self) -> str:  # noqa: N802
+        """The header that holds the signature, in lower case."""
 
     def identify(self, raw: Raw) -> tuple[str, ...]:
-        """What tells whose the delivery is, as `kind:value`. Raises InvalidInput when the body cannot be read."""
-
-    def signed(self, raw: Raw) -> bool:
-        """Whether the delivery carries a signature at all."""
+        """What in the body tells whose the delivery is, as `kind:value`. Raises InvalidInput when it cannot be read."""
 
     def verify(self, raw: Raw, keys: Sequence[str]) -> bool:
         """Whether one of these keys signed it."""

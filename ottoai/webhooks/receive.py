@@ -9,7 +9,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -43,7 +43,8 @@ from ottoai.webhooks.spool import Spool
 
 log = logging.getLogger(__name__)
 
-PROVIDERS: Final[dict[str, Provider]] = {callrail.NAME: callrail, twilio.NAME: twilio}
+_PROVIDERS: Final[tuple[Provider, ...]] = (callrail, twilio)
+PROVIDERS: Final = {each.NAME: each for each in _PROVIDERS}
 DEMO: Final = "demo"  # the one tenant that takes unsigned deliveries, in development
 
 # Deliveries kept for companies that nobody has added: enough for a day's mistake, too few to fill a disk.
@@ -119,7 +120,7 @@ async def receive(ingest: Ingest, raw: Raw, spool: Spool | None) -> Receipt:
             raise
         provider = PROVIDERS[raw.provider]
         known = ingest.directory.remembered(raw.provider, identities)
-        if not provider.signed(raw) and not ingest.config.development:
+        if not _signed(raw) and not ingest.config.development:
             raise BadSignature("The delivery is not signed.") from None
         await spool.put(raw, verified=len(known) == 1 and provider.verify(raw, known[0].keys))
         return Receipt("spooled", raw.provider, raw.kind, detail="The delivery is kept until the database is back.")
@@ -146,13 +147,19 @@ async def take_in(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Rece
 
 
 def _identities(raw: Raw) -> tuple[str, ...]:
+    hook = (f"hook:{raw.hook}",) if raw.hook else ()
     try:
-        return PROVIDERS[raw.provider].identify(raw)
+        return (*hook, *PROVIDERS[raw.provider].identify(raw))
     except InvalidInput:
         # Its hook path still tells whose it is, so that it can be kept if it is genuine.
-        if raw.hook:
-            return (f"hook:{raw.hook}",)
+        if hook:
+            return hook
         raise
+
+
+def _signed(raw: Raw) -> bool:
+    """Whether it carries a signature at all."""
+    return bool(raw.headers.get(PROVIDERS[raw.provider].SIGNATURE))
 
 
 async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Tenant | None:
@@ -165,7 +172,7 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
         if not found:
             break  # that was no remembered answer: asking again would not change it
     demos = [tenant.id == DEMO for tenant in found] if identities else [True]
-    if ingest.config.development and not provider.signed(raw) and demos and all(demos):
+    if ingest.config.development and not _signed(raw) and demos and all(demos):
         provider.identify(raw)  # what nobody signed and nobody can read is not kept
         return await tenants.by_id(ingest.db.system(), ingest.vault, DEMO, raw.provider)
     if len(found) > 1:
@@ -174,7 +181,7 @@ async def _claimed(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Ten
         raise BadSignature
     if raw.hook:
         raise BadSignature("No company has this hook path.")
-    if identities and not provider.signed(raw):
+    if identities and not _signed(raw):
         raise BadSignature("The delivery is not signed.")
     if not identities:
         raise InvalidInput(f"{provider.OWNER}: is missing, and so is all else that tells whose delivery this is")
@@ -305,8 +312,3 @@ def as_raw(row: Row) -> Raw:
         body=bytes(row["body"]),
         received_at=row["received_at"],
     )
-
-
-def wanted_headers(provider: str) -> Iterable[str]:
-    """The headers that are kept of a delivery; no other is, since some carry secrets."""
-    return PROVIDERS[provider].HEADERS

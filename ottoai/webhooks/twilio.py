@@ -26,9 +26,9 @@ from ottoai.webhooks.fields import MAX_TEXT, believed, checked_id, plain, read
 from ottoai.webhooks.twilio_errors import sort_of
 
 NAME: Final = "twilio"
-OWNER: str = "AccountSid"
+FOLDER: Final = "twilio"
+OWNER: Final = "AccountSid"
 SIGNATURE: Final = "x-twilio-signature"
-HEADERS: tuple[str, ...] = (SIGNATURE, "content-type", "user-agent")
 CALL: Final = "call-status"
 TEXT: Final = "sms"
 KINDS: Final = (CALL, TEXT)
@@ -132,18 +132,12 @@ class Form(dict[str, list[str]]):
 
 
 def identify(raw: Raw) -> tuple[str, ...]:
-    """What tells whose this is, as `kind:value`. Raises InvalidInput when the body cannot be read."""
+    """What in the body tells whose this is, as `kind:value`. Raises InvalidInput when it cannot be read."""
     told = _told(raw)
     fields = read({name: told[name] for name in ("AccountSid", "From", "To") if name in told}, Told)
-    hook = (f"hook:{raw.hook}",) if raw.hook else ()
     account = (f"account:{checked_id('AccountSid', fields.account_sid)}",) if fields.account_sid else ()
     number = e164(fields.from_ if _ours_sent(raw.kind, told) else fields.to)
-    return hook + account + ((f"number:{number}",) if number else ())
-
-
-def signed(raw: Raw) -> bool:
-    """Whether the delivery carries a signature at all."""
-    return bool(raw.headers.get(SIGNATURE))
+    return account + ((f"number:{number}",) if number else ())
 
 
 def verify(raw: Raw, keys: Sequence[str]) -> bool:

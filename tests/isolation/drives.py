@@ -1,7 +1,7 @@
 """How tenant A tries to get at B's data through each route: one line a route in DRIVES.
 
 A route of ottoai/web/routes.py that has no line here fails tests/isolation/test_routes.py. For a new one, take a shape
-from below (`public`, `listing`, `things`, `channels`, `callrail_webhook`) or write another: a function that gives the
+from below (`public`, `listing`, `things`, `channels`, `forged`) or write another: a function that gives the
 requests to make. Each is made many times, with every method, token and forged header of `disguises`.
 """
 
@@ -187,6 +187,18 @@ def twilio_webhook(path: str) -> Iterable[Ask]:
             for key in (f"{A.word}-twilio-token", "", "guessed"):
                 headers = {"X-Twilio-Signature": twilio.sign(f"http://127.0.0.1{where}", form, key)} if key else {}
                 yield Ask(where, urlencode(form).encode(), {**FORM, **headers})
+
+
+def forged(provider: Any, told: dict[str, Any]) -> Drive:
+    """A report of any provider's to B's hook path, with no signature and with a guessed one."""
+    body = msgspec.json.encode(told)
+
+    def drive(path: str) -> Iterable[Ask]:
+        for kind in provider.KINDS:
+            for headers in ({}, {provider.SIGNATURE: "guessed"}):
+                yield Ask(_filled(path, kind=kind, hook=f"{B.word}-hook"), body, headers)
+
+    return drive
 
 
 def _filled(path: str, **values: str) -> str:

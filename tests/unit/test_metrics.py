@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from ottoai import metrics
 from ottoai.instruments import MAX_SERIES, Instrument
 from ottoai.metrics import Metrics
+from ottoai.webhooks import clerk
+from ottoai.webhooks.receive import PROVIDERS
 from tests.unit.exposition import parse
 
 
@@ -159,3 +161,7 @@ def test_a_forked_child_can_count_while_a_thread_of_its_parent_did(figures):
     finally:
         stop.set()
         thread.join()
+
+
+def test_every_provider_can_be_counted():
+    assert {*PROVIDERS, clerk.NAME} == set(metrics.PROVIDERS)
