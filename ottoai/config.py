@@ -357,6 +357,13 @@ class Config:
     metrics_token: str = setting(
         "METRICS_TOKEN", _text, "When set, /metrics wants it as a bearer token.", default="", secret=True
     )
+    metrics_port: int = setting(
+        "METRICS_PORT",
+        _integer(0, 65535),
+        "A second port of the API where /metrics wants no token: for a scraper that has none, such as Fly's. Only a "
+        "private network may lead there. 0: none.",
+        default=0,
+    )
     allowed_origins: tuple[str, ...] = setting(
         "ALLOWED_ORIGINS",
         _origins,

@@ -46,6 +46,8 @@ async def _serve(config: Config) -> int:
     await runner.setup()
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=BACKLOG).start()
+        if config.metrics_port:
+            await web.TCPSite(runner, config.host, config.metrics_port).start()
         settle()
         logger.info("API listening", extra={"host": config.host, "port": config.port, "version": __version__})
         await stopping.wait()

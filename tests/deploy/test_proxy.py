@@ -40,9 +40,9 @@ def certificate(folder: Path) -> Path:
     return file
 
 
-def listens(port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+        return client.connect_ex((host, port)) == 0
 
 
 class Edge(NamedTuple):
