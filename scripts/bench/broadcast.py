@@ -48,7 +48,7 @@ async def run() -> dict[str, Result]:
                 if target.ours:
                     lag = histogram_percentile(before, await figures(target.base), "event_loop_lag_seconds", 0.99)
                     measured[rate][target.name]["loop_lag_p99_ms"] = lag * 1000
-    return {f"broadcast {rate}/s": _result(rate, servers) for rate, servers in measured.items()}
+    return {f"broadcast {rate}/s": _result(rate, measured[rate]) for rate in sorted(measured, reverse=True)}
 
 
 async def once(target: Target, ask: Ask, rate: int, sockets: int) -> Figures:

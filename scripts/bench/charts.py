@@ -3,6 +3,7 @@
 The same figures give the same bytes, so that a check can tell whether a chart is current.
 """
 
+import math
 import re
 from typing import Final
 
@@ -42,12 +43,11 @@ def _bars(bound: Bound) -> str:
         values.append(("guide", bound.guide, GUIDE))
     values += [(peer, value, PEERS[n % len(PEERS)]) for n, (peer, value) in enumerate(bound.peers.items())]
     chart = pygal.HorizontalBar(
-        title=f"{bound.name}, {bound.unit}", height=90 + 34 * len(values), show_legend=False, print_values=True,
-        show_y_guides=False, show_x_labels=False, range=(0, max(value for _, value, _ in values) * 1.15 or 1),
-        **_common([OURS]),
+        title=bound.name, height=70 + 30 * len(values), show_legend=False, show_y_guides=False, show_x_labels=False,
+        range=(0, max(value for _, value, _ in values) or 1), **_common([OURS]),
     )  # fmt: skip
     values.reverse()  # the first is drawn lowest
-    chart.x_labels = [label for label, _, _ in values]
+    chart.x_labels = [f"{label}: {shown(value)} {bound.unit}" for label, value, _ in values]
     chart.add("", [{"value": value, "color": colour} for _, value, colour in values], formatter=shown)
     return _svg(chart)
 
@@ -61,18 +61,30 @@ def lines(name: str, axis: Axis) -> dict[str, str]:
 
 
 def _lines(axis: Axis, title: str, drawn: list[Series]) -> str:
+    values = [value for each in drawn for value in each.values]
+    log = title in axis.log and min(values) > 0
+    ticks = _ticks(min(values), max(values)) if log else []
     chart = pygal.Line(
-        title=", ".join(dict.fromkeys(each.unit for each in drawn if each.unit)), height=320, x_title=axis.of,
-        legend_at_bottom=True, legend_at_bottom_columns=1, logarithmic=title in axis.log, dots_size=4,
-        print_values=True, print_values_position="top", show_x_guides=False, value_formatter=shown,
-        **_common(list(COLOURS)),
+        title=title, height=320, x_title=axis.of, legend_at_bottom=True, legend_at_bottom_columns=1, logarithmic=log,
+        dots_size=4, print_values=True, print_values_position="top", show_x_guides=False, value_formatter=shown,
+        range=(ticks[0], ticks[-1]) if log else (0, max(values) * 1.1 or 1), **_common(list(COLOURS)),
     )  # fmt: skip
-    if title not in axis.log:
-        chart.config.range = (0, max(max(each.values) for each in drawn) * 1.15 or 1)
+    if log:
+        chart.y_labels = ticks
     chart.x_labels = [f"{step:,}" for step in axis.steps]
     for each in drawn:
         chart.add(f"{each.name} ({each.unit})" if each.unit else each.name, each.values)
     return _svg(chart)
+
+
+def _ticks(least: float, most: float) -> list[float]:
+    """1, 2, 5, 10 … around these; over many decades the tens alone."""
+    low, high = math.floor(math.log10(least)), math.ceil(math.log10(most))
+    leads = (1, 2, 5) if high - low < 3 else (1,)
+    every = [lead * 10.0**power for power in range(low, high + 1) for lead in leads]
+    first = max(n for n, each in enumerate(every) if each <= least)
+    last = min(n for n, each in enumerate(every) if each >= most)
+    return every[first : last + 1]
 
 
 def _common(colours: list[str]) -> dict[str, object]:
@@ -83,7 +95,7 @@ def _common(colours: list[str]) -> dict[str, object]:
     )  # fmt: skip
     return {
         "style": style, "js": [], "css": ["file://style.css", "file://graph.css", DARK], "no_prefix": True,
-        "disable_xml_declaration": True, "width": WIDTH, "margin": 12, "tooltip_border_radius": 0,
+        "disable_xml_declaration": True, "width": WIDTH, "margin": 12, "margin_right": 56, "tooltip_border_radius": 0,
         "pretty_print": False, "explicit_size": True,
     }  # fmt: skip
 

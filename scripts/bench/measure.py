@@ -58,10 +58,10 @@ class Result(msgspec.Struct, frozen=True):
     @property
     def verdict(self) -> str:
         """Met, close, missed; or that there is none."""
-        if not self.bounds and not self.faults:
-            return "not measured"
         if any(self.faults.values()) or not all(bound.close for bound in self.bounds):
             return "missed"
+        if not self.bounds:
+            return "no goal" if self.faults else "not measured"
         return "met" if all(bound.met for bound in self.bounds) else "close"
 
 

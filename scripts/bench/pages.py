@@ -2,9 +2,10 @@
 all from docs/charts/results.json, so that nothing is claimed that was not measured.
 """
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
+from typing import Final
 
 from scripts.bench import charts, table
 from scripts.bench.growth.axis import Axis
@@ -12,6 +13,15 @@ from scripts.bench.kept import CHARTS, PUBLISHED, Kept, load
 from scripts.bench.measure import shown
 
 NOT_YET = "*Not measured yet.*\n"
+LOADS: Final = (
+    ("100 users at once", "reads", "reads"),
+    ("1,000 connections", "broadcast 400/s", "broadcast"),
+    ("10,000 connections", "idle", "idle"),
+    ("jobs", "jobs", "jobs"),
+    ("webhooks", "webhooks", "webhooks"),
+    ("memory at the guide's own load", "memory", "memory"),
+)
+AXES: Final = ("growth-connections", "growth-tenants", "growth-calls", "growth-events", "growth-processes")
 
 
 @cache
@@ -23,7 +33,7 @@ def published() -> Kept:
 def results(kept: Kept | None = None) -> str:
     """The table, and where it comes from."""
     kept = kept or published()
-    return f"{table.markdown(kept)}\n{origins(kept, kept.results)}" if kept.results else NOT_YET
+    return f"{table.markdown(kept)}\n{origins(kept, table.ordered(kept))}" if kept.results else NOT_YET
 
 
 def origins(kept: Kept, names: Iterable[str]) -> str:
@@ -52,9 +62,21 @@ def figure(*names: str) -> str:
         if (result := published().results.get(name)) is None:
             parts.append(f"`{name}`: {NOT_YET}")
             continue
-        parts.append(f"**{result.what}**: {result.measured} ({result.verdict}; goal {result.goal}).\n")
+        busy = f"{published().origins[name].busy:.2f} cores busy with other things"
+        parts.append(f"**{result.what}**: {result.measured} ({result.verdict}; goal {result.goal}; {busy}).\n")
         parts += [f"![{bound}](charts/{bound})\n" for bound in charts.bars(name, result)]
     return "\n".join(parts)
+
+
+def under_load() -> str:
+    """The guide's lines on load beside ours, for operators."""
+    lines = [
+        f"| {what} | {one.guide} | {one.measured} | `{bench}` |"
+        for what, name, bench in LOADS
+        if (one := published().results.get(name)) is not None
+    ]
+    head = ["| Under load | Guide | Here, measured ([PERFORMANCE.md](PERFORMANCE.md)) | `make bench WHAT=…` |"]
+    return "\n".join([*head, "|---|---|---|---|", *lines]) + "\n" if lines else NOT_YET
 
 
 def growth(name: str) -> str:
@@ -91,6 +113,15 @@ def files() -> Iterable[tuple[Path, str]]:
     for name, axis in kept.growth.items():
         for file, text in charts.lines(name, axis).items():
             yield CHARTS / file, text
+
+
+PARTS: Final[dict[str, Callable[[], str]]] = {
+    "results": results,
+    "under-load": under_load,
+    "growth-origins": growth_origins,
+    **{f"figure-{title}": partial(figure, *names) for title, names in table.FIGURES.items()},
+    **{name: partial(growth, name) for name in AXES},
+}
 
 
 def left_over() -> list[Path]:

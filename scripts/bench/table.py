@@ -3,10 +3,27 @@
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 from scripts.bench.kept import Kept
 from scripts.bench.measure import Result
 
+# Which results a section of PERFORMANCE.md shows, in the table's order.
+FIGURES: Final[dict[str, tuple[str, ...]]] = {
+    "broadcast": ("broadcast 400/s", "broadcast 10/s"),
+    "webhooks": ("webhooks", "webhooks one tenant", "traces", "duplicates"),
+    "rooms": ("rooms",),
+    "idle": ("idle",),
+    "reads": ("reads", "reads direct", "reads page 100"),
+    "jobs": ("jobs", "jobs, fairness"),
+    "rescue": ("rescue",),
+    "run": ("run", "run again"),
+    "memory": ("memory",),
+    "stalled": ("stalled",),
+    "drain": ("drain",),
+    "ops": ("ops",),
+}
+ORDER: Final = tuple(name for names in FIGURES.values() for name in names)
 # The last line of the table: what may not happen at all, summed over all results.
 NEVER = ("errors", "connections dropped", "failed tasks")
 GUIDE_NEVER = "< 0.1 %, < 1 %, < 0.5 %"
@@ -15,9 +32,15 @@ HEADER = ("Figure", "Guide", "Goal", "Measured", "Verdict")
 Row = tuple[str, str, str, str, str]
 
 
+def ordered(kept: Kept) -> list[str]:
+    """The names of what is there, in the table's order."""
+    return sorted(kept.results, key=ORDER.index)
+
+
 def rows(kept: Kept) -> list[Row]:
     """Figure, guide, goal, measured, verdict."""
-    lines = [(each.what, each.guide, each.goal, each.measured, each.verdict) for each in kept.results.values()]
+    each = [kept.results[name] for name in ordered(kept)]
+    lines = [(one.what, one.guide, one.goal, one.measured, one.verdict) for one in each]
     return [*lines, faults(kept.results.values())] if kept.results else []
 
 
@@ -53,8 +76,8 @@ def _line(cells: Iterable[list[str]]) -> str:
 
 def markdown(kept: Kept) -> str:
     """As the docs have it, with the peers of the same run."""
-    names = [*kept.results, "faults"]
-    peers = [result.peers for result in kept.results.values()] + [{}]
+    names = [*ordered(kept), "faults"]
+    peers = [kept.results[name].peers for name in ordered(kept)] + [{}]
     lines = ["| Figure | Guide | Goal | Measured | Verdict | Beside it, same run |", "|---|---|---|---|---|---|"]
     for name, row, others in zip(names, rows(kept), peers, strict=True):
         what, guide, goal, measured, verdict = row
@@ -62,4 +85,5 @@ def markdown(kept: Kept) -> str:
         shown = f"**{verdict}**" if verdict in {"missed", "close"} else verdict
         link = what if name == "faults" else f"`{name}`: {what}"
         lines.append(f"| {link} | {guide} | {goal} | {measured} | {shown} | {beside} |")
-    return "\n".join(lines) + "\n"
+    missing = [name for name in ORDER if name not in kept.results]
+    return "\n".join([*lines, "", f"Not measured yet: {', '.join(missing)}.", ""] if missing else [*lines, ""])

@@ -52,11 +52,12 @@ async def run() -> dict[str, Result]:
 
 
 def _result(what: str, pace: int, sent: "Sent", details: dict[str, float], peers: dict[str, str]) -> Result:
+    cost = f", {details['cpu_ms_each']:.2f} ms of the API's processor each" if details else ""
     rate, p99 = sent.statuses.get(200, 0) / sent.took, percentile(sent.latencies, 0.99) * 1000
     return Result(
         what,
         f"{pace}/s, p99 ≤ {GOAL * 1000:.0f} ms, all 200",
-        f"{rate:.0f}/s, p50 {median(sent.latencies) * 1000:.1f} ms, p99 {p99:.1f} ms, {sent.refused} not 200",
+        f"{rate:.0f}/s, p50 {median(sent.latencies) * 1000:.1f} ms, p99 {p99:.1f} ms, {sent.refused} not 200{cost}",
         (
             # The last answers come when the sending is over.
             Bound("webhooks a second", "/s", rate, pace, least=True, slack=0.02),
