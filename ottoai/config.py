@@ -335,6 +335,13 @@ class Config:
         "Where Twilio's API takes texts; auth tokens are sent there.",
         default="https://api.twilio.com",
     )
+    idle_seconds: int = setting(
+        "IDLE_SECONDS",
+        _integer(1, 3600),
+        "How long a connection may be without a finished request: idle, in the middle of its headers, or of a body. "
+        "More than what stands in front keeps idle connections for, or it now and then uses one that just ended.",
+        default=75,
+    )
     host: str = setting("HOST", _text, "Address the API and the RQ dashboard listen on.", default="127.0.0.1")
     port: int = setting("PORT", _integer(1, 65535), "Port of the API.", default=8080)
     dashboard_port: int = setting("DASHBOARD_PORT", _integer(1, 65535), "Port of the RQ dashboard.", default=8081)

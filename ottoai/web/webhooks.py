@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ottoai import log
 from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
-from ottoai.web import keys
+from ottoai.web import edge, keys
 from ottoai.web.api.reading import respond
 from ottoai.web.middlewares import public_url
 from ottoai.webhooks import callrail, clerk, twilio
@@ -102,18 +102,9 @@ async def _raw(request: web.Request, provider: str, kind: str, headers: Iterable
         hook=request.match_info.get("hook", ""),
         headers={name: request.headers[name] for name in headers if name in request.headers},
         url=public_url(request, request.app[keys.CONFIG]),
-        body=await _body(request),
+        body=await edge.body(request),
         received_at=received_at,
     )
-
-
-async def _body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.RequestPayloadError as error:  # it says it is compressed, and is not
-        raise InvalidInput("body: cannot be decoded as its Content-Encoding says") from error
-    except ConnectionError as error:  # hung up in the middle: anybody can, and nothing of ours has failed
-        raise InvalidInput("body: ended before its Content-Length") from error
 
 
 def _tell(receipt: Receipt) -> None:
