@@ -74,10 +74,17 @@ ops\:monthly: $(STAMP)  ## Each month: what retention left, the month's alerts, 
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh monthly
 
 lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
-	for name in requirements requirements-dev requirements-build; do \
+	for name in requirements requirements-dev requirements-build requirements-audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(ARGS) \
 	    $$name.in -o $$name.lock || exit 1; \
 	done
+
+audit: $(STAMP)  ## Known vulnerabilities of the locked packages, as PyPI tells them; fails if one cannot be asked about
+	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && $(PYTHON) -m venv "$$tool" \
+	  && "$$tool/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+	       -r requirements-audit.lock \
+	  && "$$tool/bin/pip-audit" --strict --disable-pip --require-hashes --progress-spinner off \
+	       -r requirements.lock -r requirements-dev.lock -r requirements-build.lock -r requirements-audit.lock
 
 clean:  ## Remove what can be made again: .venv and caches (the data in .data stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
@@ -103,4 +110,4 @@ $(STAMP): requirements.lock requirements-dev.lock requirements-build.lock
 	       -r requirements.lock -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run demo test lint bench chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
+.PHONY: help run demo test lint audit bench chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
