@@ -70,6 +70,9 @@ ops\:weekly: $(STAMP)  ## Each week: both smoke tests of the service at BASE, an
 ops\:monthly: $(STAMP)  ## Each month: what retention left, the month's alerts, sizes (DATABASE_URL)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh monthly
 
+screenshots: $(STAMP)  ## Take the pictures of README anew (docs/images); needs Chromium
+	@$(BIN)/python -m scripts.screenshots
+
 lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
 	for name in requirements requirements-build; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(ARGS) \
@@ -100,4 +103,4 @@ $(STAMP): requirements.lock requirements-build.lock
 	       -r requirements.lock
 	@touch $@
 
-.PHONY: help run demo test lint bench chaos month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
+.PHONY: help run demo test lint bench screenshots chaos month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
