@@ -97,7 +97,7 @@ $(STAMP): requirements.lock requirements-build.lock
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
 	@{ ! $(BIN)/python -m pip config list | grep -qE '\.(index-url|no-index)=' \
-	  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --require-hashes --no-build-isolation \
+	  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --system-certs --require-hashes --no-build-isolation \
 	       --compile-bytecode -r requirements.lock; } \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation \
 	       -r requirements.lock
