@@ -40,8 +40,11 @@ lint: $(STAMP)  ## Check style, types, imports and SQL
 bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
 	$(BIN)/python -m scripts.bench $(WHAT)
 
-chaos: $(STAMP)  ## Kill api processes, Redis and links for ten minutes under 1,000 clients (CHAOS_SEED repeats a run)
+chaos: $(STAMP)  ## Kill, suspend and cut off everything for half an hour (CHAOS_SEED repeats a run)
 	CHAOS=long $(BIN)/python -m pytest -s tests/chaos --timeout 4000
+
+soak: $(STAMP)  ## An hour of mixed load on a whole deployment, with leaks looked for (SOAK_MINUTES, SOAK_RATE)
+	SOAK=long $(BIN)/python -m pytest -s tests/soak/test_soak.py
 
 month: $(STAMP)  ## Play a month of 200 tenants' missed calls and check every text (MONTH_SEED repeats a run)
 	MONTH=long $(BIN)/python -m pytest -s tests/month --timeout 4000
@@ -74,7 +77,7 @@ screenshots: $(STAMP)  ## Take the pictures of README anew (docs/images); needs 
 	@$(BIN)/python -m scripts.screenshots
 
 lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
-	for name in requirements requirements-build; do \
+	for name in requirements requirements-dev requirements-build; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(ARGS) \
 	    $$name.in -o $$name.lock || exit 1; \
 	done
@@ -83,24 +86,24 @@ clean:  ## Remove what can be made again: .venv and caches (the data in .data st
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-# The environment, from the lock alone. uv takes half of pip's time (16 s against 33 s with a warm cache), but reads
+# The environment, from the locks alone. uv takes half of pip's time (16 s against 33 s with a warm cache), but reads
 # no pip.conf: a machine that gets its packages from an index of its own is served by pip, as is one where uv fails.
-$(STAMP): requirements.lock requirements-build.lock
+$(STAMP): requirements.lock requirements-dev.lock requirements-build.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: $(PYTHON) is not there." \
 	  "Install it (Debian, Ubuntu: apt-get install python3 python3-venv) or say PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed;" \
 	  "$(PYTHON) is $$($(PYTHON) -V). Say PYTHON=python3.12, for instance." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) comes without venv." \
 	  "Install it first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	@echo "Making $(VENV) from requirements.lock (once; a minute with an empty package cache)"
+	@echo "Making $(VENV) from requirements*.lock (once; a minute with an empty package cache)"
 	@[ ! -L $(VENV) ] || rm $(VENV)  # a link leads to somebody else's
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
 	@{ ! $(BIN)/python -m pip config list | grep -qE '\.(index-url|no-index)=' \
 	  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --system-certs --require-hashes --no-build-isolation \
-	       --compile-bytecode -r requirements.lock; } \
+	       --compile-bytecode -r requirements.lock -r requirements-dev.lock; } \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation \
-	       -r requirements.lock
+	       -r requirements.lock -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run demo test lint bench screenshots chaos month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
+.PHONY: help run demo test lint bench screenshots chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean

@@ -6,14 +6,17 @@ The server is werkzeug's, threaded: it came with the dashboard, and a handful of
 """
 
 import hmac
+import ipaddress
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import redis
 import rq
 import rq_dashboard.web
@@ -21,7 +24,7 @@ from flask import Flask, Request, Response, abort, request
 from rq.serializers import JSONSerializer
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from ottoai.config import Config, OpsUser
+from ottoai.config import Config, OpsUser, is_address
 from ottoai.errors import ConfigError
 from ottoai.queue import client
 
@@ -152,9 +155,28 @@ class _Handler(WSGIRequestHandler):
         log.debug(message, *args)
 
 
+def private(host: str) -> str:
+    """The address that a host's name stands for. Raises ConfigError when it leads the whole world here, OSError when it
+    leads nowhere.
+    """
+    address = ipaddress.ip_address(str(socket.getaddrinfo(host, None)[0][4][0]))
+    meant = [address] if not address.is_unspecified else _own(6 if address.version == 6 else 4)
+    if public := [str(each) for each in meant if each.is_global]:
+        raise ConfigError([f"HOST is {host}: the RQ dashboard is for private addresses, and {public[0]} is public"])
+    return str(address)
+
+
+def _own(version: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """This machine's addresses that are listened on for 0.0.0.0, or for ::, which means those of both kinds."""
+    found = [given.address.partition("%")[0] for each in psutil.net_if_addrs().values() for given in each]
+    addresses = [ipaddress.ip_address(text) for text in found if is_address(text)]
+    return [address for address in addresses if address.version <= version]
+
+
 def make(config: Config) -> BaseWSGIServer:
     """The server, bound but not yet serving. Raises ConfigError, OSError."""
-    return make_server(config.host, config.dashboard_port, make_app(config), threaded=True, request_handler=_Handler)
+    app, host = make_app(config), private(config.host)
+    return make_server(host, config.dashboard_port, app, threaded=True, request_handler=_Handler)
 
 
 def serve(config: Config) -> None:

@@ -13,7 +13,6 @@ from ottoai import (
     commands_privacy,
     commands_queues,
     commands_settings,
-    dev,
     embedded,
     operate,
 )
@@ -134,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.command == "dev":
+            from ottoai import dev  # needs what is not installed in production
+
             return dev.run(os.environ, commands.prepare)
         do: Callable[[Config, argparse.Namespace], int] = args.do
         return do(Config.load(embedded.discover(os.environ)), args)

@@ -20,7 +20,6 @@ import jwt
 import msgspec
 
 from ottoai import __version__, commands_settings, log, samples, server
-from ottoai import migrate as migrations
 from ottoai.client import Closed, Follower
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
@@ -72,6 +71,8 @@ def api(config: Config, _args: Namespace) -> int:
 
 def migrate(config: Config, _args: Namespace) -> int:
     """Bring the schema up to date. What it says are log lines: in production nobody sits in front of it."""
+    from ottoai import migrate as migrations
+
     log.setup(config, "migrate")
     applied = migrations.migrate(config.database_url)
     for name in applied:
@@ -90,6 +91,8 @@ def config(config: Config, _args: Namespace) -> int:
 
 def prepare(config: Config) -> None:
     """What `make run` does before the processes start: the schema, and a tenant to try things with."""
+    from ottoai import migrate as migrations
+
     migrations.migrate(config.database_url)
     demo = {
         "callrail_company": samples.COMPANY,

@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -23,6 +24,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MIN_SECRET_BYTES = 32  # RFC 7518 3.2: an HS256 key is at least as long as the hash.
 SECRET_KEY_BYTES = 32  # a Fernet key: half signs, half encrypts
+MAX_DRAIN = 20  # seconds; with what follows it, a process ends within 30
 MIN_WEBHOOK_SECRET_BYTES = 24  # Standard Webhooks: a signing secret has 24 to 64 bytes.
 
 
@@ -165,6 +167,7 @@ def _is_fernet_key(text: str) -> bool:
         return False
 
 
+@lru_cache(1_024)  # the same proxies call all day
 def within(address: str, networks: tuple[Network, ...]) -> bool:
     """Whether an address is in one of these networks."""
     return is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
@@ -354,6 +357,13 @@ class Config:
     metrics_token: str = setting(
         "METRICS_TOKEN", _text, "When set, /metrics wants it as a bearer token.", default="", secret=True
     )
+    metrics_port: int = setting(
+        "METRICS_PORT",
+        _integer(0, 65535),
+        "A second port of the API where /metrics wants no token: for a scraper that has none, such as Fly's. Only a "
+        "private network may lead there. 0: none.",
+        default=0,
+    )
     allowed_origins: tuple[str, ...] = setting(
         "ALLOWED_ORIGINS",
         _origins,
@@ -374,6 +384,13 @@ class Config:
         "Where providers reach the API, such as `https://api.example.com`: Twilio signs the address that it calls. "
         "Unset: what the request itself says, and trusted proxies say of it.",
         default="",
+    )
+    drain_seconds: int = setting(
+        "DRAIN_SECONDS",
+        _integer(0, MAX_DRAIN),
+        "How long an API process that is told to stop goes on answering at least, while /health says 503: longer than "
+        "the load balancer takes to notice. Without a load balancer, 0.",
+        default=0,
     )
     log_level: str = setting("LOG_LEVEL", _level, "DEBUG, INFO, WARNING or ERROR.", default="INFO")
     db_pool_size: int = setting(

@@ -434,6 +434,11 @@ def sql_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "sql"
 
 
+def migrations() -> list[str]:
+    """Names of all migrations, in order."""
+    return sorted(path.stem for path in (sql_folder() / "migrations").glob("*.sql"))
+
+
 @functools.cache
 def queries() -> Queries:
     """All named queries, read once."""

@@ -6,6 +6,7 @@ requests. Each process counts for itself, and forgets those that failed longest 
 
 import ipaddress
 from collections import OrderedDict
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -52,6 +53,7 @@ class Failing:
         return bucket("address", self._rate, network(address))
 
 
+@lru_cache(1_024)
 def network(address: str) -> str:
     """What one client has of the address space: of IPv6 a /64, within which it may take any address it likes."""
     try:

@@ -11,6 +11,7 @@ passed, since how much it was cannot be known.
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from math import ceil
 from typing import Final, NamedTuple
@@ -76,6 +77,7 @@ class Bucket(NamedTuple):
     rate: Rate
 
 
+@lru_cache(4_096)
 def bucket(kind: str, rate: Rate, *ids: str) -> Bucket:
     """A bucket by its ids. A digest of them: they may be long, hold anything, and be a phone number.
 

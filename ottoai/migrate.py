@@ -1,9 +1,13 @@
-"""Brings the database's schema up to date: forward-only SQL files, applied by yoyo. Not for data of the tenants."""
+"""Brings the database's schema up to date: forward-only SQL files, applied by yoyo, while processes of the version
+before are at work. Not for data of the tenants.
+"""
 
 import time
 from contextlib import closing
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import psycopg2
+import psycopg2.errors
 import yoyo
 
 from ottoai.db import sql_folder
@@ -15,10 +19,11 @@ LOCK = 0x6F74746F  # "otto"
 LOCK_TIMEOUT = 60.0
 LOCK_POLL = 0.2
 
-
-def files() -> list[str]:
-    """Names of all migrations, in order."""
-    return sorted(path.stem for path in (sql_folder() / "migrations").glob("*.sql"))
+# Whoever waits for a table makes all that come after it wait as well: not longer than this, and then they have their
+# turn before the next try. A webhook waits up to 4 s.
+TABLE_WAIT = 1.0
+TABLE_REST = 1.0
+TABLE_TIMEOUT = 120.0
 
 
 def migrate(database_url: str) -> list[str]:
@@ -47,16 +52,30 @@ def _lock(guard: "psycopg2.extensions.connection") -> None:
 
 def _apply(database_url: str) -> list[str]:
     backend = yoyo.get_backend(_yoyo_url(database_url))
+    deadline = time.monotonic() + TABLE_TIMEOUT
     try:
         backend.break_lock()  # left by a killed process: the advisory lock says that nobody else is at work
-        missing = backend.to_apply(yoyo.read_migrations(str(sql_folder() / "migrations")))
-        names = [migration.id for migration in missing]
-        backend.apply_migrations(missing)
-        return names
+        known = yoyo.read_migrations(str(sql_folder() / "migrations"))
+        names = [migration.id for migration in backend.to_apply(known)]
+        while True:
+            try:
+                backend.apply_migrations(backend.to_apply(known))
+                return names
+            except psycopg2.errors.LockNotAvailable as error:
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(
+                        "A table that a migration changes has been in use without a pause."
+                    ) from error
+                time.sleep(TABLE_REST)
     finally:
         backend.connection.close()
 
 
 def _yoyo_url(database_url: str) -> str:
-    """The same URL for yoyo, which picks its driver by scheme and knows PostgreSQL under one name only."""
-    return "postgresql://" + database_url.split("://", 1)[1]
+    """The same URL for yoyo, which picks its driver by scheme and knows PostgreSQL under one name only; with the limit
+    for locks.
+    """
+    parts = urlsplit(database_url)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    query["options"] = f"{query.get('options', '')} -c lock_timeout={TABLE_WAIT * 1000:.0f}".strip()
+    return parts._replace(scheme="postgresql", query=urlencode(query, quote_via=quote)).geturl()

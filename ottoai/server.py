@@ -1,6 +1,7 @@
 """Running the API process: listening, and stopping in good order."""
 
 import asyncio
+import gc
 import logging
 import signal
 from typing import Final
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 SHUTDOWN: Final = 8.0  # seconds for requests in flight, after the draining of sockets took up to 21: under 30 in all
 BACKLOG: Final = 1024  # connections waiting to be accepted: a thousand clients come back at once after a deploy
+COLLECT: Final = (5_000, 20, 100)  # new objects; looks at the young; looks at those, until all are looked at
 
 
 def run(config: Config) -> int:
@@ -22,6 +24,17 @@ def run(config: Config) -> int:
     log.setup(config, "api")
     with trace.setup(config, "ottoai-api"):
         return asyncio.run(_serve(config))
+
+
+def settle() -> None:
+    """Have the garbage collector look seldom at what lasts: nobody is served meanwhile. Nearly all is freed without it.
+
+    What the start made is never looked at again; that alone took 60 ms. A thousand sockets take 70 ms, at each quarter
+    by which the process had grown; now only after millions of new objects, too.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
 
 
 async def _serve(config: Config) -> int:
@@ -33,10 +46,14 @@ async def _serve(config: Config) -> int:
     await runner.setup()
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=BACKLOG).start()
+        if config.metrics_port:
+            await web.TCPSite(runner, config.host, config.metrics_port).start()
+        settle()
         logger.info("API listening", extra={"host": config.host, "port": config.port, "version": __version__})
         await stopping.wait()
         logger.info("API stopping")
-        await drain(app)  # still listening: /health says 503, and whoever comes is told to go elsewhere
+        # Still listening: /health says 503, and who comes is answered, or told to go elsewhere if it would stay.
+        await asyncio.gather(drain(app), asyncio.sleep(config.drain_seconds))
     finally:
         await runner.cleanup()
     logger.info("API stopped")

@@ -9,6 +9,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -21,6 +22,9 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DEFAULT = "Mon-Fri 09:00-17:00"
 NIGHT_ENDS, NIGHT_BEGINS = time(8), time(21)  # 47 CFR 64.1200(c)(1): no solicitation before 8 or after 21, there
 HORIZON = timedelta(weeks=2)  # Hours repeat weekly: what does not open within two weeks, holidays aside, never does.
+
+LONGEST = 250  # characters of a number, with all that stands around it: phonenumbers reads no more
+PHONES = 4_096  # numbers that are remembered: several reports tell of each call, and each is read twice
 
 _DAYS = "|".join(DAYS)
 _HOURS = re.compile(rf"({_DAYS})(?:-({_DAYS}))? (\d\d):(\d\d)-(\d\d):(\d\d)")
@@ -162,6 +166,7 @@ def next_day(moment: datetime, zones: Sequence[ZoneInfo]) -> datetime:
     return moment
 
 
+@lru_cache(PHONES)
 def phone_zones(phone: str | None, fallback: ZoneInfo) -> tuple[ZoneInfo, ...]:
     """Every zone a number may be in, by its prefix; the fallback when the prefix does not tell."""
     if not phone:
@@ -177,8 +182,13 @@ def phone_zones(phone: str | None, fallback: ZoneInfo) -> tuple[ZoneInfo, ...]:
 
 def e164(text: str | None) -> str | None:
     """A phone number in E.164, read as North American unless it says otherwise; None for what is no number."""
+    return _e164(text) if text and len(text) <= LONGEST else None
+
+
+@lru_cache(PHONES)
+def _e164(text: str) -> str | None:
     try:
-        number = phonenumbers.parse(text or "", "US")
+        number = phonenumbers.parse(text, "US")
     except phonenumbers.NumberParseException:
         return None
     if not phonenumbers.is_possible_number(number):

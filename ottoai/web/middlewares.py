@@ -138,7 +138,7 @@ def route_of(request: web.Request) -> str:
 def client_ip(request: web.Request, trusted: tuple[Network, ...]) -> str:
     """The client's address; forwarding headers are believed as far as they come from trusted proxies."""
     address = request.remote or ""
-    given = request.headers.get("X-Forwarded-For")
+    given = ",".join(request.headers.getall("X-Forwarded-For", []))  # a proxy may add a line instead of a word
     forwarded = [part.strip() for part in given.split(",")] if given else []
     while forwarded and within(address, trusted):
         candidate = forwarded.pop()

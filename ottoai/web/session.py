@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 MALFORMED_LIMIT: Final = 10  # in a minute; a client that sends that many is broken
 MALFORMED_WINDOW: Final = 60.0
+# After an error, a broken frame, aiohttp has closed the socket with the code that says so.
+ENDS: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
 MAX_CHANNEL: Final = 200  # characters of a channel's name that are given back; real ones are shorter
 
 
@@ -54,6 +56,7 @@ class LiveSocket(web.WebSocketResponse):
     async def write_eof(self) -> None:  # type: ignore[override]
         """Serve the session, then close."""
         session, self.session = self.session, None
+        self.headers.clear()  # they have been sent
         if session is not None:
             await session.run()
         await super().write_eof()
@@ -126,7 +129,12 @@ class Session:
         try:
             if app[keys.SOCKETS].still_welcome(connection):
                 self.welcome(stream)
-            await self._answer()
+            while (message := await self._socket.receive()).type not in ENDS:
+                # Who does not read is not read from: its answers would pile up here.
+                if connection.unsent > HIGH and not await app[keys.HUB].fanout.drained(connection):
+                    break
+                connection.last_heard = time.monotonic()
+                await self._answer(message)
         finally:
             app[keys.HUB].leave(connection)
             app[keys.SOCKETS].remove(connection)
@@ -151,22 +159,16 @@ class Session:
             )
         )
 
-    async def _answer(self) -> None:
-        """Answer until the socket ends."""
-        async for message in self._socket:
-            # Who does not read is not read from: its answers would pile up here.
-            if self._connection.unsent > HIGH and not await self._app[keys.HUB].fanout.drained(self._connection):
-                return
-            self._connection.last_heard = time.monotonic()
-            if message.type is WSMsgType.TEXT:
+    async def _answer(self, message: WSMessage) -> None:
+        """What one frame asks for."""
+        match message.type:
+            case WSMsgType.TEXT:
                 await self._text(message)
-            elif message.type is WSMsgType.PING:
+            case WSMsgType.PING:
                 self._connection.write(frame(message.data, 10))
-            elif message.type is WSMsgType.PONG:
+            case WSMsgType.PONG:
                 self._app[keys.METRICS].ws_heartbeats_total.inc(result="ok")
-            elif message.type is WSMsgType.ERROR:
-                return  # a broken frame: aiohttp has closed the socket with the code that says so
-            else:
+            case _:
                 self._refuse(Error(code="malformed", message="Send JSON objects as text messages."))
 
     async def _text(self, message: WSMessage) -> None:

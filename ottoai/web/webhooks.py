@@ -113,6 +113,8 @@ async def _body(request: web.Request) -> bytes:
         return await request.read()
     except web.RequestPayloadError as error:  # it says it is compressed, and is not
         raise InvalidInput("body: cannot be decoded as its Content-Encoding says") from error
+    except ConnectionError as error:  # hung up in the middle: anybody can, and nothing of ours has failed
+        raise InvalidInput("body: ended before its Content-Length") from error
 
 
 def _tell(receipt: Receipt) -> None:

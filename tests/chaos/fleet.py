@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
+import psycopg2
 import redis
 
 from ottoai import embedded
@@ -21,10 +22,11 @@ from ottoai.domain import tenants
 from ottoai.embedded.folder import PORTS, port_is_free
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
+from ottoai.queue import QUEUES
 from ottoai.vault import Vault
 from tests.chaos.cluster import ROOT, TOOLS, _through
 from tests.chaos.links import Proxy, State
-from tests.conftest import SECRET, SECRET_KEY, SIGNING_KEY
+from tests.conftest import SECRET, SECRET_KEY, SIGNING_KEY, execute
 
 PLACES = {"api-1": "ottoai api", "api-2": "ottoai api", "worker-1": "jobs worker", "worker-2": "jobs worker",
           "beat-1": "jobs beat"}  # fmt: skip
@@ -122,7 +124,7 @@ class Fleet:
         return [
             self.kill, self.kill, self.kill, self.suspend, self.suspend, self.terminate, self.kill_redis,
             self.suspend_redis, self.flush_redis, self.kill_database, self.suspend_database, self.cut, self.cut,
-            self.hold,
+            self.hold, self.lose_queues, self.pause_queue,
         ]  # fmt: skip
 
     def _after(self, seconds: float, undo: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -144,8 +146,9 @@ class Fleet:
         free = [place for place in self.places if not place.busy and place.name.startswith(self.victims)]
         return self.rng.choice(free) if free else None
 
-    async def _replace(self, number: signal.Signals) -> str:
-        place = self._place()
+    async def replace(self, number: signal.Signals, place: Place | None = None) -> str:
+        """Send a process its end, and start another in its place."""
+        place = place or self._place()
         if place is None or place.process is None:
             return "nobody"
         place.busy = True
@@ -161,13 +164,13 @@ class Fleet:
         return f"{place.name} for {pause} s"
 
     async def kill(self) -> str:
-        return await self._replace(signal.SIGKILL)
+        return await self.replace(signal.SIGKILL)
 
     async def terminate(self) -> str:
-        return await self._replace(signal.SIGTERM)
+        return await self.replace(signal.SIGTERM)
 
-    async def suspend(self) -> str:
-        place, seconds = self._place(), round(self.rng.uniform(0.5, 5.0), 1)
+    async def suspend(self, place: Place | None = None, seconds: float = 0.0) -> str:
+        place, seconds = place or self._place(), seconds or round(self.rng.uniform(0.5, 5.0), 1)
         if place is None or place.process is None:
             return "nobody"
         place.busy = True
@@ -180,6 +183,37 @@ class Fleet:
 
         self._after(seconds, go_on)
         return f"{place.name} for {seconds} s"
+
+    async def stop_redis(self) -> None:
+        """Until `start_redis`; no fault touches it meanwhile."""
+        self._redis_away = True
+        await asyncio.to_thread(self.redis.stop)
+
+    async def start_redis(self) -> None:
+        await asyncio.to_thread(self.redis.start)
+        self._redis_away = False
+
+    async def stop_database(self) -> None:
+        self._database_away = True
+        await asyncio.to_thread(self.database.stop)
+
+    async def start_database(self) -> None:
+        await asyncio.to_thread(self.database.start)
+        self._database_away = False
+
+    async def remove(self, kind: str) -> None:
+        """All processes of a kind end, and none is started; `put_back` does that."""
+        for place in self.places:
+            if place.name.startswith(kind) and place.process is not None:
+                place.busy = True
+                place.process.kill()
+                await asyncio.to_thread(place.process.wait, STOPPED_WITHIN)
+
+    async def put_back(self, kind: str) -> None:
+        for place in self.places:
+            if place.name.startswith(kind):
+                self.begin(place)
+                place.busy = False
 
     async def kill_redis(self) -> str:
         if self._redis_away:
@@ -251,6 +285,40 @@ class Fleet:
 
         self._after(seconds, go_on)
         return f"for {seconds} s"
+
+    async def lose_queues(self) -> str:
+        """Of all that RQ and rq-scheduler keep nothing is left; whatever else is in Redis stays."""
+
+        def delete() -> int:
+            with closing(redis.Redis.from_url(self.redis.url, socket_timeout=5)) as store:
+                names = list(store.scan_iter("rq:*", count=1000))
+                return int(store.delete(*names)) if names else 0
+
+        if self._redis_away:
+            return "nobody"
+        return f"{await asyncio.to_thread(delete)} keys"
+
+    async def pause_queue(self) -> str:
+        """An operator stops a queue, and lets it go on after a while."""
+        queue, seconds = self.rng.choice(QUEUES), round(self.rng.uniform(0.5, 3.0), 1)
+        sql = "insert into paused_queues (queue, paused_by) values (%s, 'chaos') on conflict do nothing returning queue"
+        try:
+            if self._database_away or not await asyncio.to_thread(execute, self.database.url, sql, queue):
+                return "nobody"
+        except psycopg2.OperationalError:
+            return "nobody"
+
+        async def resume() -> None:
+            sql = "delete from paused_queues where queue = %s"
+            while True:
+                try:
+                    await asyncio.to_thread(execute, self.database.url, sql, queue)
+                    return
+                except psycopg2.OperationalError:  # it is away meanwhile
+                    await asyncio.sleep(0.3)
+
+        self._after(seconds, resume)
+        return f"{queue} for {seconds} s"
 
     def _link(self) -> tuple[Proxy, str]:
         place = self.rng.choice(self.places)

@@ -1,4 +1,6 @@
-"""The commands that stand in docs/OPERATIONS.md: every block marked `sh`, and every word in backticks that is one."""
+"""The commands that stand in a document, docs/OPERATIONS.md unless another is named: every block marked `sh`, and every
+word in backticks that is one.
+"""
 
 import re
 from pathlib import Path
@@ -8,7 +10,19 @@ DOC: Final = Path(__file__).parents[2] / "docs" / "OPERATIONS.md"
 BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED: Final = re.compile(r"<!-- generated: .*?<!-- end: [a-z-]+ -->", re.DOTALL)
 CODE: Final = re.compile(r"`([^`\n]+)`")
-PROGRAMS: Final = ("curl", "make", "psql", "pg_dump", "pg_restore", "redis-cli", "fly", "timeout", "echo", "jq")
+PROGRAMS: Final = (
+    "curl",
+    "make",
+    "psql",
+    "pg_dump",
+    "pg_restore",
+    "redis-cli",
+    "fly",
+    "timeout",
+    "echo",
+    "jq",
+    "docker",
+)
 COMMAND: Final = re.compile(
     rf"(?:\w+=\S+ )*(?:(?:{'|'.join(PROGRAMS)}) \S|python -|(?:\./)?scripts/\w+\.sh|"
     r"(?:tenant|jobs|quarantine|queues|token) [a-z])"
@@ -39,7 +53,7 @@ def inline(text: str) -> list[str]:
     return [f"python -m ottoai {code}" if SHORT.match(code) else code for code in found if COMMAND.match(code)]
 
 
-def commands() -> list[str]:
+def commands(doc: Path = DOC) -> list[str]:
     """All, each once, as they stand there: a block is one."""
-    text = DOC.read_text()
+    text = doc.read_text()
     return list(dict.fromkeys([*("\n".join(lines(block)) for block in blocks(text)), *inline(text)]))

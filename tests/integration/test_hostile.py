@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import re
 import socket
 import socket as sockets
 import struct
@@ -12,6 +13,7 @@ from datetime import datetime
 import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
 
 from ottoai import background
 from ottoai.app import build_app
@@ -269,3 +271,31 @@ async def test_who_resets_right_after_asking_is_no_error(base, make_token, caplo
     assert (await get(base, "/health"))[0] == 200
     await asyncio.sleep(0.2)
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_who_hangs_up_in_the_middle_of_a_webhook_has_not_made_it_fail(app):
+    """Else anybody could ring the operators out of bed, who are called for the first webhook that fails."""
+    runner = web.AppRunner(app)  # as production serves; aiohttp's test server cancels the handler of who is gone
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(
+        b"POST /call-rail/pre-call HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n{"
+    )
+    assert b"100" in await reader.readline()  # now it is being read
+    writer.close()
+    try:
+        async with asyncio.timeout(10):
+            while not (found := await _outcomes(f"http://{host}:{port}")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert found == {"rejected"}
+    finally:
+        await runner.cleanup()
+
+
+async def _outcomes(base: str) -> set[str]:
+    """How CallRail's deliveries have ended so far."""
+    async with aiohttp.ClientSession() as session, session.get(f"{base}/metrics?scope=local") as response:
+        figures = await response.text()
+    return set(re.findall(r'webhook_requests_total{[^}]*outcome="(\w+)"[^}]*provider="callrail"[^}]*} [1-9]', figures))

@@ -302,3 +302,10 @@ async def test_whose_failures_are_whose_follows_trusted_proxies(serve):
     assert await ask("203.0.113.2") == 404
     assert [await ask(f"2001:db8::{n}") for n in range(2)] == [404, 429], "an IPv6 client has a whole network"
     assert [await ask(f"198.51.100.9, 203.0.113.{n}") for n in (3, 3)] == [404, 429], "only what the proxy says counts"
+    lines = [("X-Forwarded-For", "198.51.100.10"), ("X-Forwarded-For", "203.0.113.4")]  # as HAProxy adds its own
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with session.get(f"{base}/nothing", headers=lines) as response:
+                await response.read()
+    assert await ask("203.0.113.4") == 429
+    assert await ask("198.51.100.10") == 404

@@ -1,8 +1,24 @@
-"""Applied migrations are history: a change to one is a new file."""
+"""Applied migrations are history: a change to one is a new file. None may stop or break the processes that run while it
+is applied, which are those of the version before (docs/DEPLOYMENT.md, Migrations): squawk looks for that.
+"""
 
 import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from ottoai.db import sql_folder
+
+LAST_UNCHECKED = "0020_failing"  # those up to here were applied everywhere before there was this rule
+EXCLUDED = {
+    "require-lock-timeout": "`python -m ottoai migrate` sets it, and tries again",
+    "require-statement-timeout": "what is slow and locks is refused by the rules that are left",
+    "prefer-robust-stmts": "a file is one transaction, and is applied once",
+    "prefer-bigint-over-int": "small numbers are small: attempts, seconds, HTTP status",
+    "prefer-bigint-over-smallint": "likewise",
+}
 
 CHECKSUMS = {
     "0001_foundation": "b73d9e4774b9e833b162e444cce844825b586498563e6d2084c3f9ff8d957633",
@@ -34,3 +50,55 @@ def test_no_applied_migration_was_edited():
         for path in sorted((sql_folder() / "migrations").glob("*.sql"))
     }
     assert found == CHECKSUMS, "add a new migration instead; for a new one, note its checksum here"
+
+
+def problems(path: Path) -> str:
+    """What squawk says against a migration."""
+    alone = "-- transactional: false" in path.read_text()  # yoyo's word; else it makes a transaction of each file
+    options = [] if alone else ["--assume-in-transaction"]
+    command = [Path(sys.executable).with_name("squawk"), "--pg-version=16.0", "--reporter=gcc", *options]
+    done = subprocess.run(
+        [*command, f"--exclude={','.join(EXCLUDED)}", path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == bool(done.stdout), done.stderr
+    return done.stdout
+
+
+def test_new_migrations_leave_the_old_processes_in_peace():
+    paths = sorted((sql_folder() / "migrations").glob("*.sql"))
+    assert "".join(problems(path) for path in paths if path.stem > LAST_UNCHECKED) == ""
+
+
+@pytest.mark.parametrize(
+    ("sql", "rule"),
+    [
+        ("alter table calls add column x text not null;", "adding-required-field"),
+        ("alter table calls drop column note;", "ban-drop-column"),
+        ("alter table calls rename column note to notes;", "renaming-column"),
+        ("alter table calls alter column duration type bigint;", "changing-column-type"),
+        ("alter table calls alter column note set not null;", "adding-not-nullable-field"),
+        ("alter table calls add constraint noted check (note <> '');", "constraint-missing-not-valid"),
+        ("alter table calls add constraint once unique (note);", "disallowed-unique-constraint"),
+        ("create index calls_noted on calls (note);", "require-concurrent-index-creation"),
+        ("drop table calls;", "ban-drop-table"),
+    ],
+)
+def test_what_would_stop_or_break_them_is_refused(tmp_path, sql, rule):
+    file = tmp_path / "0099_new.sql"
+    file.write_text(sql)
+    assert rule in problems(file)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "alter table calls add column x text, add column y integer not null default 0;",
+        "create table notes (id bigint primary key, note text not null);\ncreate index noted on notes (note);",
+        "alter table calls add constraint noted check (note <> '') not valid;",
+        "-- transactional: false\nset lock_timeout = 0;\ncreate index concurrently calls_noted on calls (note);",
+    ],
+)
+def test_what_they_do_not_notice_is_not(tmp_path, sql):
+    file = tmp_path / "0099_new.sql"
+    file.write_text(sql)
+    assert problems(file) == ""
