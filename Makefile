@@ -73,6 +73,9 @@ ops\:weekly: $(STAMP)  ## Each week: both smoke tests of the service at BASE, an
 ops\:monthly: $(STAMP)  ## Each month: what retention left, the month's alerts, sizes (DATABASE_URL)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh monthly
 
+screenshots: $(STAMP)  ## Take the pictures of README anew (docs/images); needs Chromium
+	@$(BIN)/python -m scripts.screenshots
+
 lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
 	for name in requirements requirements-dev requirements-build requirements-audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(ARGS) \
@@ -104,10 +107,10 @@ $(STAMP): requirements.lock requirements-dev.lock requirements-build.lock
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
 	@{ ! $(BIN)/python -m pip config list | grep -qE '\.(index-url|no-index)=' \
-	  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --require-hashes --no-build-isolation \
+	  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --system-certs --require-hashes --no-build-isolation \
 	       --compile-bytecode -r requirements.lock -r requirements-dev.lock; } \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation \
 	       -r requirements.lock -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run demo test lint audit bench chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
+.PHONY: help run demo test lint audit bench screenshots chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean

@@ -266,7 +266,9 @@ async def test_who_resets_right_after_asking_is_no_error(base, make_token, caplo
 
 async def test_who_hangs_up_in_the_middle_of_a_webhook_has_not_made_it_fail(app):
     """Else anybody could ring the operators out of bed, who are called for the first webhook that fails."""
-    runner = web.AppRunner(app)  # as production serves; aiohttp's test server cancels the handler of who is gone
+    runner = web.AppRunner(
+        app, access_log=None
+    )  # as production serves; aiohttp's test server cancels the handler of who is gone
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
