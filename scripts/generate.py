@@ -1,4 +1,5 @@
-"""Writes what comes from the code: parts of pages in docs, between their markers, docs/openapi.json, and monitoring/.
+"""Writes what comes from the code: parts of pages in docs, between their markers, docs/openapi.json, monitoring/,
+and the charts of what was measured.
 `--check` only tells what is stale.
 
     python -m scripts.generate [--check]
@@ -29,6 +30,7 @@ from ottoai.web.limits import Limit, limits
 from ottoai.web.schemas import sentence
 from ottoai.webhooks import callrail, twilio
 from scripts import dashboard, figures, rescue_docs, rule_tests, rules
+from scripts.bench import pages
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 MONITORING: Final = DOCS.parent / "monitoring"
@@ -38,8 +40,10 @@ FILES: Final = (
     "EVENTS.md",
     "METRICS.md",
     "OPERATIONS.md",
+    "PERFORMANCE.md",
     "PROTOCOL.md",
     "RESCUE.md",
+    "SCALING.md",
     "WEBHOOKS.md",
 )
 PART: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -237,6 +241,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "rescue-words": rescue_docs.words,
     "twilio-errors": rescue_docs.errors,
     "twilio-text-fields": lambda: report_fields(twilio.TextFields),
+    **pages.PARTS,
 }
 
 
@@ -262,6 +267,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield MONITORING / "figures.tsv", figures.figures()
     yield MONITORING / "dashboard.json", dashboard.dashboard()
     yield MONITORING / "tests" / "bounds.yml", rule_tests.tests()
+    yield from pages.files()
 
 
 def main(argv: list[str]) -> int:
@@ -277,8 +283,12 @@ def main(argv: list[str]) -> int:
         stale.append(path)
         if not check:
             path.write_text(wanted)
+    for path in pages.left_over():
+        stale.append(path)
+        if not check:
+            path.unlink()
     for path in stale:
-        print(f"{'stale' if check else 'wrote'} {path.relative_to(DOCS.parent)}")
+        print(f"{'stale' if check else 'wrote' if path.exists() else 'removed'} {path.relative_to(DOCS.parent)}")
     if stale and check:
         print("Write them anew: python -m scripts.generate")
     return 1 if check and stale else 0

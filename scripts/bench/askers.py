@@ -51,13 +51,18 @@ def get(base: str, path: str, token: str) -> bytes:
 class Asker(asyncio.Protocol):
     """One client."""
 
-    def __init__(self, ask: Callable[[], bytes], answers: Answers, until: float, done: asyncio.Future[None]) -> None:
+    _asked = 0.0
+
+    def __init__(
+        self, ask: Callable[[], bytes], answers: Answers, until: float, done: asyncio.Future[None], every: float
+    ) -> None:
         self._ask = ask
         self._answers = answers
         self._until = until
         self._done = done
         self._buffer = bytearray()
         self._expected = 0  # bytes of the answer that is coming, once that is known
+        self._every = every
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the first time."""
@@ -92,23 +97,30 @@ class Asker(asyncio.Protocol):
             self._done.set_result(None)
 
     def _next(self) -> None:
-        self._asked = time.monotonic()
-        if self._asked >= self._until:
+        now = time.monotonic()
+        # From when it was due: a late answer makes the next one wait.
+        self._asked = self._asked + self._every if self._every and self._asked else now
+        if now >= self._until:
             self._done.set_result(None)
             self._transport.close()
-            return
+        elif self._asked > now:
+            asyncio.get_running_loop().call_later(self._asked - now, self._write)
+        else:
+            self._write()
+
+    def _write(self) -> None:
         self._transport.write(self._ask())  # type: ignore[attr-defined]
 
 
-async def ask(base: str, what: Callable[[], bytes], *, clients: int, seconds: float) -> Answers:
-    """So many clients ask for `what`, for so long."""
+async def ask(base: str, what: Callable[[], bytes], *, clients: int, seconds: float, every: float = 0.0) -> Answers:
+    """So many clients ask for `what`, for so long; each as soon as it has its answer, or `every` so many seconds."""
     url, loop, answers = urlsplit(base), asyncio.get_running_loop(), Answers()
     began = time.monotonic()
     ends = []
     for _ in range(clients):
         done = loop.create_future()
         ends.append(done)
-        asker = Asker(what, answers, began + seconds, done)
+        asker = Asker(what, answers, began + seconds, done, every)
         await loop.create_connection(lambda asker=asker: asker, url.hostname, url.port)
     await asyncio.gather(*ends)
     answers.took = time.monotonic() - began

@@ -11,7 +11,7 @@ from scripts.bench.audience import Audience
 from scripts.bench.crowd import crowd
 from scripts.bench.emit import Emitter
 from scripts.bench.harness import heads, stage
-from scripts.bench.measure import Result, median, percentile, raise_file_limit
+from scripts.bench.measure import Bound, Result, median, percentile, raise_file_limit
 
 TENANTS = 10
 USERS = 500
@@ -27,9 +27,9 @@ async def run() -> Result:
     """Durable events flow all the time, from the process that stays."""
     sockets = TENANTS * USERS
     what = f"SIGTERM with {sockets:,} sockets, {RATE} durable events/s, {SLOW} slow requests"
-    goal = "exit 0 within 30 s, peak second <= 10 % of the clients, nothing lost, every request answered"
+    goal = "exit 0 within 30 s, peak second ≤ 10 % of the clients, nothing lost, every request answered"
     if (limit := raise_file_limit()) < FILES:
-        return Result(what, goal, f"a process may open {limit} files here, {FILES} are needed (ulimit -Hn)", None)
+        return Result(what, goal, f"a process may open {limit} files here, {FILES} are needed (ulimit -Hn)")
     over = asyncio.Event()
     async with stage(TENANTS, apis=2) as on, crowd(Audience) as ask:
         leaving, staying = on.apis
@@ -53,25 +53,27 @@ async def run() -> Result:
     closes = [at - started for at, _ in got["closes"]]
     codes = Counter(why for _, why in got["closes"])
     peak = _peak(closes) / sockets
-    whole = not (behind or got["missing"] or got["repeated"] or got["refused"] or emitter.failed)
     return Result(
         what,
         goal,
         f"exit {code} after {exited:.1f} s, closes over {max(closes, default=0.0):.1f} s with codes {dict(codes)}, "
         f"peak second {peak:.1%}, {behind} behind, {got['missing']} missing, {got['repeated']} repeated, "
         f"slow requests {dict(statuses)}",
-        code == 0
-        and exited <= EXIT_GOAL
-        and peak <= PEAK_GOAL
-        and whole
-        and set(codes) == {"1012"}
-        and statuses == {200: SLOW},
+        (
+            Bound("exit after", "s", exited, EXIT_GOAL),
+            Bound("clients in the fullest second", "%", peak * 100, PEAK_GOAL * 100),
+        ),
         {
+            "errors": emitter.failed + SLOW - statuses[200] + (code != 0) + got["refused"],
+            "events missing": got["missing"],
+            "events repeated": got["repeated"],
+            # To be told to come back elsewhere is what a drain is.
+            "connections dropped": behind + sum(count for why, count in codes.items() if why != "1012"),
+        },
+        details={
             "back_p50_ms": median(got["returns"]) * 1000,
             "back_p99_ms": percentile(got["returns"], 0.99) * 1000,
             "told": got["reconnect"],
-            "refused": got["refused"],
-            "emits_failed": emitter.failed,
             "closes_by_second": " ".join(str(count) for count in _by_second(closes)),
         },
     )

@@ -5,8 +5,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -87,22 +87,29 @@ async def stage(
         }
         config = Config.load(settings)
         migrate(config.database_url)
-        await _add_tenants(config, count)
+        await add_tenants(config, range(count))
         environ = {**os.environ, **settings}
         started = []
         for _ in range(apis):
-            port = free_port()
-            words = [sys.executable, "-m", "ottoai", "api"]
-            env = {**environ, "PORT": str(port)}
-            process = stack.enter_context(child(words, cores=api_cores() if pinned else every_core(), env=env))
-            started.append(Api(f"http://127.0.0.1:{port}", psutil.Process(process.pid)))
-            await ready(started[-1].base)
+            cores = api_cores() if pinned else every_core()
+            started.append(await stack.enter_async_context(api_process(environ, cores)))
         yield Stage(config, tuple(started), environ)
 
 
-async def _add_tenants(config: Config, count: int) -> None:
+@asynccontextmanager
+async def api_process(environ: Mapping[str, str], cores: set[int]) -> AsyncIterator[Api]:
+    """A further API process, ready."""
+    port = free_port()
+    with child([sys.executable, "-m", "ottoai", "api"], cores=cores, env={**environ, "PORT": str(port)}) as process:
+        base = f"http://127.0.0.1:{port}"
+        await ready(base)
+        yield Api(base, psutil.Process(process.pid))
+
+
+async def add_tenants(config: Config, numbers: Iterable[int]) -> None:
+    """Tenants bench-n of companies 1000 + n, for these n."""
     async with open_pool(config, Metrics("bench")) as db:
-        for n in range(count):
+        for n in numbers:
             given = {"callrail_company": str(1000 + n), "callrail_key": KEY}
             await tenants.add(
                 db.system(), Vault(config.secret_keys), f"bench-{n}", f"Bench {n}", "America/New_York", "always", given
@@ -119,19 +126,22 @@ async def heads(config: Config, count: int) -> dict[str, int]:
 
 async def ready(base: str) -> None:
     """Wait until it is."""
-    deadline = time.monotonic() + READY_WITHIN
+    await reached(f"{base}/ready", READY_WITHIN)
+
+
+async def reached(url: str, seconds: float = READY_WITHIN) -> None:
+    """Wait until this answers that all is well."""
+    deadline = time.monotonic() + seconds
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline:
-            try:
-                async with session.get(f"{base}/ready") as response:
+            with suppress(aiohttp.ClientError):
+                async with session.get(url) as response:
                     if response.status == 200:
                         return
-            except aiohttp.ClientError:
-                pass
             await asyncio.sleep(0.1)
-    raise SystemExit(f"The API was not ready within {READY_WITHIN:.0f} s.")
+    raise SystemExit(f"{url} did not answer 200 within {seconds:.0f} s.")
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    return next(port for port in range(19_000, 19_999) if port_is_free(port))
+def free_port(first: int = 19_000) -> int:
+    """A port that nobody listens on, from this one on."""
+    return next(port for port in range(first, 19_999) if port_is_free(port))

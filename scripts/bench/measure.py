@@ -14,15 +14,62 @@ import psutil
 
 from scripts.bench.cores import every_core
 
+CLOSE = 0.10  # a bound that is missed by no more than this share of it is close
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """One measured value and what it is held against. `least`: it should be that much, not that little."""
+
+    name: str
+    unit: str
+    value: float
+    goal: float
+    least: bool = False
+    guide: float | None = None
+    peers: dict[str, float] = {}  # what others needed or reached in the same run
+    slack: float = 0.0  # share of the goal by which it counts as met still
+
+    @property
+    def met(self) -> bool:
+        """Whether it is within the bound."""
+        return self._within(self.slack)
+
+    @property
+    def close(self) -> bool:
+        """Whether it is within, or nearly."""
+        return self._within(CLOSE)
+
+    def _within(self, share: float) -> bool:
+        return self.value >= self.goal * (1 - share) if self.least else self.value <= self.goal * (1 + share)
+
 
 class Result(msgspec.Struct, frozen=True):
-    """One line of the report. `met` is the verdict on this machine, now; None when nothing could be measured."""
+    """One line of the report: what was to be reached and what was, on this machine, then."""
 
     what: str
     goal: str
     measured: str
-    met: bool | None
+    bounds: tuple[Bound, ...] = ()  # none: nothing could be measured, or it stands there to compare
+    faults: dict[str, int] = {}  # what may not happen even once, by its name
+    guide: str = "–"
+    peers: dict[str, str] = {}  # by name, in words; "not installed"
     details: dict[str, Any] = {}
+
+    @property
+    def verdict(self) -> str:
+        """Met, close, missed; or that there is none."""
+        if any(self.faults.values()) or not all(bound.close for bound in self.bounds):
+            return "missed"
+        if not self.bounds:
+            return "no goal" if self.faults else "not measured"
+        return "met" if all(bound.met for bound in self.bounds) else "close"
+
+
+def shown(value: float) -> str:
+    """A number with as many digits as say something."""
+    if value and abs(value) < 0.1:
+        return f"{value:.2g}"
+    return f"{value:,.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
 def raise_file_limit() -> int:

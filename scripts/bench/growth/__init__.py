@@ -1,0 +1,1 @@
+"""How cost grows along one axis at a time; `make bench WHAT=growth`."""
