@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
-from scripts.bench import charts, table
+from scripts.bench import charts, sizing, table
 from scripts.bench.growth.axis import Axis
 from scripts.bench.kept import CHARTS, PUBLISHED, Kept, load
 from scripts.bench.measure import shown
@@ -104,6 +104,18 @@ def growth_origins() -> str:
     return origins(kept, kept.growth) if kept.growth else NOT_YET
 
 
+def _sized(write: Callable[[Kept], str]) -> Callable[[], str]:
+    """What follows from unit costs, when they all are there."""
+
+    def part() -> str:
+        try:
+            return write(published())
+        except sizing.Missing:
+            return NOT_YET
+
+    return part
+
+
 def files() -> Iterable[tuple[Path, str]]:
     """Every chart, as it should be."""
     kept = published()
@@ -119,6 +131,9 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "results": results,
     "under-load": under_load,
     "growth-origins": growth_origins,
+    "units": _sized(sizing.unit_table),
+    "sizes": _sized(sizing.table),
+    "assumptions": sizing.assumptions,
     **{f"figure-{title}": partial(figure, *names) for title, names in table.FIGURES.items()},
     **{name: partial(growth, name) for name in AXES},
 }
