@@ -10,6 +10,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Touched last, so a build that was interrupted is done again.
 STAMP  := $(VENV)/installed
+# The same with what tests, lint and benchmarks need besides; `make run` does without, and is up sooner.
+DEV    := $(VENV)/installed-dev
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -27,29 +29,29 @@ run: $(STAMP)  ## Start everything: PostgreSQL, Redis, api, worker, beat, dashbo
 demo: $(STAMP)  ## With `make run` up: send a missed call and watch what follows
 	@exec $(BIN)/python -m scripts.demo
 
-test: $(STAMP)  ## Run all tests on servers of their own (ARGS="-k name" to choose, PROCESSES)
+test: $(DEV)  ## Run all tests on servers of their own (ARGS="-k name" to choose, PROCESSES)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
-lint: $(STAMP)  ## Check style, types, imports and SQL
+lint: $(DEV)  ## Check style, types, imports and SQL
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
-bench: $(STAMP)  ## Measure against the goals (WHAT=name for one of them)
+bench: $(DEV)  ## Measure against the goals (WHAT=name for one of them)
 	$(BIN)/python -m scripts.bench $(WHAT)
 
-chaos: $(STAMP)  ## Kill, suspend and cut off everything for half an hour (CHAOS_SEED repeats a run)
+chaos: $(DEV)  ## Kill, suspend and cut off everything for half an hour (CHAOS_SEED repeats a run)
 	CHAOS=long $(BIN)/python -m pytest -s tests/chaos --timeout 4000
 
-soak: $(STAMP)  ## An hour of mixed load on a whole deployment, with leaks looked for (SOAK_MINUTES, SOAK_RATE)
+soak: $(DEV)  ## An hour of mixed load on a whole deployment, with leaks looked for (SOAK_MINUTES, SOAK_RATE)
 	SOAK=long $(BIN)/python -m pytest -s tests/soak/test_soak.py
 
-month: $(STAMP)  ## Play a month of 200 tenants' missed calls and check every text (MONTH_SEED repeats a run)
+month: $(DEV)  ## Play a month of 200 tenants' missed calls and check every text (MONTH_SEED repeats a run)
 	MONTH=long $(BIN)/python -m pytest -s tests/month --timeout 4000
 
-autobahn: $(STAMP)  ## All cases of Autobahn's WebSocket suite; needs a Python 2.7 (PYTHON27=path)
+autobahn: $(DEV)  ## All cases of Autobahn's WebSocket suite; needs a Python 2.7 (PYTHON27=path)
 	OTTO_AUTOBAHN=all $(BIN)/python -m pytest -s tests/conformance/test_autobahn.py
 
 smoke\:realtime: $(STAMP)  ## Check WebSocket and events of the service at BASE (TOKEN, DEV_KEY)
@@ -61,46 +63,63 @@ smoke\:foundations: $(STAMP)  ## Check health, errors, webhooks and metrics of t
 metrics\:snapshot: $(STAMP)  ## Print the figures of the service at BASE beside their healthy values
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/metrics_snapshot.sh $(BASE)
 
-verify\:foundations: $(STAMP)  ## Tests, lint, and whether every generated file is current; needs no server
+verify\:foundations: $(DEV)  ## Tests, lint, and whether every generated file is current; needs no server
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/verify_foundations.sh
 
 ops\:daily: $(STAMP)  ## Each morning: indicators, components, workers of the service at BASE
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh daily
 
-ops\:weekly: $(STAMP)  ## Each week: both smoke tests of the service at BASE, and verify:foundations (TOKEN, DEV_KEY)
+ops\:weekly: $(DEV)  ## Each week: both smoke tests of the service at BASE, and verify:foundations (TOKEN, DEV_KEY)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh weekly
 
 ops\:monthly: $(STAMP)  ## Each month: what retention left, the month's alerts, sizes (DATABASE_URL)
 	@BASE='$(BASE)' PATH="$(CURDIR)/$(BIN):$$PATH" scripts/operations.sh monthly
 
+screenshots: $(DEV)  ## Take the pictures of README anew (docs/images); needs Chromium
+	@$(BIN)/python -m scripts.screenshots
+
 lock: $(STAMP)  ## Write requirements*.lock anew from requirements*.in (ARGS=--upgrade for newer releases)
-	for name in requirements requirements-dev requirements-build; do \
+	for name in requirements requirements-run requirements-dev requirements-build requirements-audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(ARGS) \
 	    $$name.in -o $$name.lock || exit 1; \
 	done
+
+audit: $(STAMP)  ## Known vulnerabilities of the locked packages, as PyPI tells them; fails if one cannot be asked about
+	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && $(PYTHON) -m venv "$$tool" \
+	  && "$$tool/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+	       -r requirements-audit.lock \
+	  && "$$tool/bin/pip-audit" --strict --disable-pip --require-hashes --progress-spinner off \
+	       $(foreach name,requirements requirements-run requirements-dev requirements-build requirements-audit,-r $(name).lock)
 
 clean:  ## Remove what can be made again: .venv and caches (the data in .data stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-# The environment, from the locks alone. uv takes half of pip's time (16 s against 33 s with a warm cache), but reads
-# no pip.conf: a machine that gets its packages from an index of its own is served by pip, as is one where uv fails.
-$(STAMP): requirements.lock requirements-dev.lock requirements-build.lock
+# The environment, from the locks alone. uv takes half of pip's time, but reads no pip.conf: a machine that gets its
+# packages from an index of its own is served by pip, as is one where uv fails.
+define install
+@{ ! $(BIN)/python -m pip config list | grep -qE '\.(index-url|no-index)=' \
+  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --system-certs --require-hashes --no-build-isolation \
+       --compile-bytecode $(1); } \
+  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation $(1)
+@touch $@
+endef
+
+$(STAMP): requirements.lock requirements-run.lock requirements-build.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: $(PYTHON) is not there." \
 	  "Install it (Debian, Ubuntu: apt-get install python3 python3-venv) or say PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed;" \
 	  "$(PYTHON) is $$($(PYTHON) -V). Say PYTHON=python3.12, for instance." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) comes without venv." \
 	  "Install it first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	@echo "Making $(VENV) from requirements*.lock (once; a minute with an empty package cache)"
+	@echo "Making $(VENV) from the locks (once; a minute with an empty package cache)"
 	@[ ! -L $(VENV) ] || rm $(VENV)  # a link leads to somebody else's
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
-	@{ ! $(BIN)/python -m pip config list | grep -qE '\.(index-url|no-index)=' \
-	  && VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --require-hashes --no-build-isolation \
-	       --compile-bytecode -r requirements.lock -r requirements-dev.lock; } \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation \
-	       -r requirements.lock -r requirements-dev.lock
-	@touch $@
+	$(call install,-r requirements.lock -r requirements-run.lock)
 
-.PHONY: help run demo test lint bench chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean
+$(DEV): $(STAMP) requirements-dev.lock
+	@echo "Adding what tests and lint need, from requirements-dev.lock"
+	$(call install,-r requirements-dev.lock)
+
+.PHONY: help run demo test lint audit bench screenshots chaos soak month autobahn smoke\:realtime smoke\:foundations metrics\:snapshot verify\:foundations ops\:daily ops\:weekly ops\:monthly lock clean

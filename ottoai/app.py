@@ -32,7 +32,7 @@ from ottoai.realtime.hub import open_hub
 from ottoai.realtime.quotas import open_quotas
 from ottoai.redis_pool import open_redis
 from ottoai.vault import Vault
-from ottoai.web import cors, keys, middlewares, throttle
+from ottoai.web import cors, edge, keys, middlewares, throttle
 from ottoai.web.auth import Revoked, Tokens
 from ottoai.web.foreign import Foreign
 from ottoai.web.gauges import Gauges
@@ -53,6 +53,7 @@ RETRY_PRIVILEGE = 1.0  # seconds until an absent database is asked again who we 
 
 def build_app(config: Config, pace: Pace = PACE, clock: Clock = utc) -> web.Application:
     """The whole API process as one application. `pace` is that of fetching tokens' keys, `clock` that of the watch."""
+    edge.install()
     app = web.Application(
         middlewares=[observe, cors.preflight, throttle.slow_down, authenticate, throttle.limit],
         client_max_size=MAX_BODY,
@@ -62,6 +63,7 @@ def build_app(config: Config, pace: Pace = PACE, clock: Clock = utc) -> web.Appl
     throttle.zero(app[keys.METRICS])
     middlewares.zero(app[keys.METRICS], ((method, path) for method, path, _ in ROUTES))
     revoked = app[keys.REVOKED] = Revoked()
+    app[keys.HARDENING] = edge.headers(config)
     app[keys.SOCKETS] = Sockets(revoked)
     app[keys.ALLOWANCES] = Allowances(config)
     app[keys.FAILING] = Failing(config.rate_limit_failures)
@@ -141,7 +143,8 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
     """What every answer carries; nobody needs to know which version of what answers."""
-    response.headers["Server"] = "ottoai"
+    for name, value in request.app[keys.HARDENING].items():
+        response.headers.setdefault(name, value)
     if request_id := request.get(keys.REQUEST_ID):
         response.headers["X-Request-Id"] = request_id
     response.headers.update(request.get(keys.RATE_LIMITS, {}))

@@ -51,8 +51,8 @@ Result = TypeVar("Result")
 
 
 def say(text: str) -> None:
-    """Print a line, whatever it is piped into."""
-    sys.stdout.write(text + "\n")
+    """Print a line, whatever it is piped into. Others' words in it cannot steer the terminal."""
+    sys.stdout.write(log.visible(text) + "\n")
     sys.stdout.flush()
 
 

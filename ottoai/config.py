@@ -48,9 +48,9 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
-def _jwks_url(raw: str) -> str:
+def _guarded_url(raw: str) -> str:
     parts = urlsplit(raw)
-    # Whoever can change the answer on its way can issue tokens.
+    # Who listens on the way has the credentials sent there; who changes the answer's keys can issue tokens.
     here = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
     if not parts.hostname or not (parts.scheme == "https" or here):
         raise ValueError("must be a URL that starts with https:// (http:// leads to this machine only)")
@@ -278,7 +278,7 @@ class Config:
     )
     jwt_jwks_url: str = setting(
         "JWT_JWKS_URL",
-        _jwks_url,
+        _guarded_url,
         "Where the public keys of RS256 tokens are (a JSON Web Key Set; Clerk's is at "
         "`https://<Frontend API>/.well-known/jwks.json`). Unset: no RS256 token is accepted; then `JWT_SECRET` is "
         "required.",
@@ -325,15 +325,22 @@ class Config:
     )
     callrail_api_url: str = setting(
         "CALLRAIL_API_URL",
-        _url("https", "http"),
+        _guarded_url,
         "Where CallRail's API is asked for calls that no webhook told of; tokens are sent there.",
         default="https://api.callrail.com",
     )
     twilio_api_url: str = setting(
         "TWILIO_API_URL",
-        _url("https", "http"),
+        _guarded_url,
         "Where Twilio's API takes texts; auth tokens are sent there.",
         default="https://api.twilio.com",
+    )
+    idle_seconds: int = setting(
+        "IDLE_SECONDS",
+        _integer(1, 3600),
+        "How long a connection may be without a finished request: idle, in the middle of its headers, or of a body. "
+        "More than what stands in front keeps idle connections for, or it now and then uses one that just ended.",
+        default=75,
     )
     host: str = setting("HOST", _text, "Address the API and the RQ dashboard listen on.", default="127.0.0.1")
     port: int = setting("PORT", _integer(1, 65535), "Port of the API.", default=8080)

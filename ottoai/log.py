@@ -103,6 +103,11 @@ def redact(text: str) -> str:
     return text
 
 
+def visible(text: str) -> str:
+    """The text as a terminal may show it: what would move its cursor or change its title stands there in letters."""
+    return text.translate(_CONTROLS)
+
+
 class JsonLines(BaseJsonFormatter):
     """One record as one line of JSON in ASCII, at most MAX_LINE characters long."""
 
@@ -235,6 +240,7 @@ def _shown(value: Any) -> str:
         return f"<{type(value).__name__}: {type(error).__name__} when shown>"
 
 
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _RECORD_FIELDS: Final = frozenset(RESERVED_ATTRS) | {"taskName"}
 _TAKEN: Final = _RECORD_FIELDS | OWN_FIELDS
 _standard_make_record = logging.Logger.makeRecord

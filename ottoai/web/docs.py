@@ -23,9 +23,6 @@ HEADERS: Final = {
 SECRETS: Final = {
     "bearer": "Authorization: Bearer $TOKEN",
     "devKey": "X-Dev-Key: $DEV_KEY",
-    "callRailSignature": "Signature: $SIGNATURE",
-    "twilioSignature": "X-Twilio-Signature: $SIGNATURE",
-    "clerkSignature": "svix-signature: $SIGNATURE",
 }
 FORMATS: Final = {"date-time": "time", "date": "date", "uuid": "uuid"}
 
@@ -50,6 +47,10 @@ def _page() -> bytes:
 def prose(text: str) -> Markup:
     """A sentence with its words in backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
+
+
+def _signature(name: str) -> str:
+    return f"{wording.SECURITY[name]['name']}: $SIGNATURE"
 
 
 def slug(text: str) -> str:
@@ -189,7 +190,9 @@ class _Reader:
         query = urlencode({name: value for where, name, value in needed if where == "query"})
         words = ["curl", *(["-N"] if "text/event-stream" in str(operation["responses"]) else [])]
         words += [f"-X {method}"] if method not in {"GET", "POST"} else []
-        words += [f'-H "{SECRETS[name]}"' for names in operation["security"][:1] for name in names]
+        words += [
+            f'-H "{SECRETS.get(name) or _signature(name)}"' for names in operation["security"][:1] for name in names
+        ]
         words += [f"-H {shlex.quote(f'{name}: {value}')}" for where, name, value in needed if where == "header"]
         for media, content in [*operation.get("requestBody", {}).get("content", {}).items()][:1]:
             example = self._example(content["schema"])

@@ -15,7 +15,7 @@ from ottoai.db import queries
 from ottoai.domain import catalogue, events, tenants
 from ottoai.domain.events import Appended, Event
 from ottoai.errors import Forbidden, InvalidInput, NotFound
-from ottoai.web import inputs, keys
+from ottoai.web import edge, inputs, keys
 from ottoai.web.api.reading import respond
 from ottoai.web.claims import MAX_ID
 
@@ -92,7 +92,7 @@ def _check_key(request: web.Request) -> None:
 async def _draft(request: web.Request) -> tuple[dict[str, Any], bool, str]:
     asked = inputs.query(request, EmitQuery)
     data: object = {}
-    if request.method == "POST" and (body := await request.read()):
+    if request.method == "POST" and (body := await edge.body(request)):
         try:
             data = msgspec.json.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

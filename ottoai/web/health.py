@@ -65,8 +65,9 @@ class Health:
             "beat": "beat" in processes,
             "migrations": applied,
         }
-        # Of worker and beat nothing is known while Redis is away.
-        told = [name for name in components if reachable or name not in {"worker", "beat"}]
+        # Of worker and beat nothing is known while Redis is away, of migrations while PostgreSQL is.
+        hidden = (set() if reachable else {"worker", "beat"}) | (set() if database else {"migrations"})
+        told = [name for name in components if name not in hidden]
         self._metrics.ready.replace(({"component": name}, int(components[name])) for name in told)
         for name, well in components.items():
             if well != self._was.get(name, True):

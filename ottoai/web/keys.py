@@ -29,6 +29,7 @@ from ottoai.webhooks.receive import Ingest
 from ottoai.webhooks.spool import Spool
 
 CONFIG = web.AppKey("config", Config)
+HARDENING = web.AppKey("hardening", dict[str, str])  # headers of every answer
 METRICS = web.AppKey("metrics", Metrics)
 DB = web.AppKey("db", Database)
 REDIS = web.AppKey("redis", redis.asyncio.Redis)

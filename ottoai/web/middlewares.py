@@ -14,7 +14,7 @@ from ottoai import log, trace
 from ottoai.config import Config, Network, is_address, within
 from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
 from ottoai.metrics import Metrics
-from ottoai.web import auth, keys, problem, unknown
+from ottoai.web import auth, edge, keys, problem, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ def zero(metrics: Metrics, routes: Iterable[tuple[str, str]]) -> None:
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         _refuse_unreadable(request)
+        edge.refuse(request)
         return await handler(request)
     except OttoError as error:
         if error.status >= 500:

@@ -5,7 +5,7 @@ The types named here are those that the handlers themselves read and write; test
 whole against the route table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +28,10 @@ from ottoai.web.api import (
     writing,
 )
 from ottoai.web.schemas import Json, Kind
-from ottoai.webhooks.receive import Receipt
+from ottoai.web.wording import signature_of
+from ottoai.webhooks import twilio
+from ottoai.webhooks.delivery import Provider
+from ottoai.webhooks.receive import PROVIDERS, Receipt
 
 
 class Content(NamedTuple):
@@ -128,22 +131,21 @@ def _change(tag: str, kind: Kind, body: Kind, *raises: type[OttoError]) -> Opera
 UNCLAIMED: Final = (202, "Nobody has added this company yet: kept, and taken in when somebody does.", Receipt)
 
 
-def _reported(security: str) -> Operation:
-    """A report in JSON, signed as one of wording.SECURITY says."""
-    return Operation(
-        tag="Webhooks", answer=Receipt, others=(UNCLAIMED,), body=REPORT, raises=DELIVERED, security=(security,)
+def _reported(provider: Provider) -> Operation:
+    """A report of a provider's."""
+    found = Operation(
+        tag="Webhooks",
+        answer=Receipt,
+        others=(UNCLAIMED,),
+        body=REPORT,
+        raises=DELIVERED,
+        security=(signature_of(provider),),
     )
+    if provider.NAME == twilio.NAME:
+        unclaimed = (*UNCLAIMED[:2], TWIML)
+        return replace(found, answer=TWIML, others=(unclaimed,), body=CALLBACK, answers_with=("X-Webhook-Status",))
+    return found
 
-
-_TWILIO: Final = Operation(
-    tag="Webhooks",
-    answer=TWIML,
-    others=((*UNCLAIMED[:2], TWIML),),
-    body=CALLBACK,
-    answers_with=("X-Webhook-Status",),
-    raises=DELIVERED,
-    security=("twilioSignature",),
-)
 
 OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/api/calls"): _listing("Calls", Call, calls.CallQuery, "getCall"),
@@ -207,10 +209,11 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         raises=EMITTED,
         security=("devKey",),
     ),
-    ("POST", "/call-rail/{kind}"): _reported("callRailSignature"),
-    ("POST", "/call-rail/{kind}/{hook}"): _reported("callRailSignature"),
-    ("POST", "/twilio/{kind}"): _TWILIO,
-    ("POST", "/twilio/{kind}/{hook}"): _TWILIO,
+    **{
+        ("POST", f"/{each.FOLDER}/{{kind}}{hook}"): _reported(each)
+        for each in PROVIDERS.values()
+        for hook in ("", "/{hook}")
+    },
     ("POST", "/clerk/webhook"): Operation(
         tag="Webhooks", answer=Receipt, body=REPORT, raises=DELIVERED, security=("clerkSignature",)
     ),

@@ -16,7 +16,7 @@ from ottoai.config import OpsUser
 from ottoai.db import Session
 from ottoai.domain import audit
 from ottoai.errors import Forbidden, InvalidInput, NotFound, OttoError, StoreUnavailable
-from ottoai.web import csrf, keys, ops
+from ottoai.web import csrf, edge, keys, ops
 from ottoai.web.inputs import is_uuid
 
 log = logging.getLogger(__name__)
@@ -115,9 +115,12 @@ async def shown(request: web.Request) -> audit.Entry | None:
 
 
 async def _fields(request: web.Request) -> dict[str, str]:
+    if request.content_type.startswith("multipart/"):  # our forms send no files, and its parser raises what it likes
+        raise InvalidInput("the form cannot be read")
     try:
+        await edge.body(request)  # in time; post() goes by what was read
         sent = await request.post()
-    except (ValueError, LookupError):  # no UTF-8, no such charset, parts without their boundary
+    except (ValueError, LookupError):  # no UTF-8, no such charset
         raise InvalidInput("the form cannot be read") from None
     fields: dict[str, str] = {}
     for name, value in sent.items():

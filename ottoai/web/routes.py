@@ -25,8 +25,8 @@ from ottoai.web import (
     ws,
 )
 from ottoai.web.api import calls, events, leads, messages, missed_calls, settings, tasks, timeline
-from ottoai.webhooks import callrail, twilio
 from ottoai.webhooks.delivery import Provider
+from ottoai.webhooks.receive import PROVIDERS
 
 DEVELOPMENT: Final = "/demo"  # how the addresses begin that are there in development only
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -34,9 +34,9 @@ STATIC: Final = Path(__file__).parents[1] / "static"
 Route = tuple[str, str, Handler]  # method, path, what answers
 
 
-def _reports(provider: Provider, handler: Handler) -> tuple[Route, Route]:
-    """Where a provider reports: what it reports has an address each, and below it each tenant one of its own."""
-    path = f"/{provider.FOLDER}/{{kind:{'|'.join(provider.KINDS)}}}"
+def _reports(provider: Provider) -> tuple[Route, Route]:
+    """POST /FOLDER/KIND: where a provider reports. Below each, /HOOK: each tenant has an address of its own."""
+    path, handler = f"/{provider.FOLDER}/{{kind:{'|'.join(provider.KINDS)}}}", webhooks.reports(provider)
     return ("POST", path, handler), ("POST", f"{path}/{{hook}}", handler)
 
 
@@ -56,8 +56,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ("GET", "/ws", ws.connect),
     ("GET", "/ws/test-emit", emit.test_emit),
     ("POST", "/ws/test-emit", emit.test_emit),
-    *_reports(callrail, webhooks.call_rail),
-    *_reports(twilio, webhooks.twilio_callback),
+    *(route for provider in PROVIDERS.values() for route in _reports(provider)),
     ("POST", "/clerk/webhook", webhooks.clerk_event),
     ("GET", "/ops", status.page),
     ("GET", "/ops.txt", status.text),

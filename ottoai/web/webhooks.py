@@ -5,15 +5,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from ottoai import log
 from ottoai.errors import InvalidInput, NotFound, OttoError, Unauthenticated
-from ottoai.web import keys
+from ottoai.web import edge, keys
 from ottoai.web.api.reading import respond
 from ottoai.web.middlewares import public_url
-from ottoai.webhooks import callrail, clerk, twilio
+from ottoai.webhooks import clerk, twilio
 from ottoai.webhooks.delivery import HEADERS, Provider, Raw
 from ottoai.webhooks.provision import provision
 from ottoai.webhooks.receive import Receipt, receive
@@ -23,6 +25,16 @@ logger = logging.getLogger(__name__)
 Answer = Callable[[Receipt, int], web.Response]
 
 TWIML = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
+
+
+def _no_instructions(receipt: Receipt, status: int) -> web.Response:
+    """Empty TwiML; what became of the delivery is in a header."""
+    headers = {"X-Webhook-Status": receipt.status}
+    return web.Response(text=TWIML, status=status, content_type="text/xml", headers=headers)
+
+
+# Twilio takes what is answered for instructions, and reads nothing but TwiML.
+ANSWERS: Final[dict[str, Answer]] = {twilio.NAME: _no_instructions}
 
 OUTCOMES = {
     "processed": "processed",
@@ -34,16 +46,17 @@ OUTCOMES = {
 }
 
 
-async def call_rail(request: web.Request) -> web.Response:
-    """POST /call-rail/{kind}[/{hook}]: one report about one call or text message."""
-    return await _take_report(request, callrail)
+def reports(provider: Provider) -> Handler:
+    """What answers where a provider reports."""
+    headers, answer = (provider.SIGNATURE, *HEADERS), ANSWERS.get(provider.NAME, respond)
 
+    async def report(request: web.Request) -> web.Response:
+        take = partial(receive, request.app[keys.INGEST], spool=request.app[keys.SPOOL])
+        return await _take(request, provider.NAME, request.match_info["kind"], headers, take, answer)
 
-async def twilio_callback(request: web.Request) -> web.Response:
-    """POST /twilio/{kind}[/{hook}]: one callback about one call or text message. Twilio takes what is answered for
-    instructions, and reads nothing but TwiML.
-    """
-    return await _take_report(request, twilio, _no_instructions)
+    report.__name__ = provider.FOLDER.replace("-", "_")
+    report.__doc__ = f"POST /{provider.FOLDER}/{{kind}}[/{{hook}}]: one report about one call or text message."
+    return report
 
 
 async def clerk_event(request: web.Request) -> web.Response:
@@ -52,12 +65,6 @@ async def clerk_event(request: web.Request) -> web.Response:
         raise NotFound("There is nothing at this address.")
     take = partial(provision, request.app[keys.INGEST])
     return await _take(request, clerk.NAME, "", clerk.HEADERS, take)
-
-
-async def _take_report(request: web.Request, provider: Provider, answer: Answer = respond) -> web.Response:
-    take = partial(receive, request.app[keys.INGEST], spool=request.app[keys.SPOOL])
-    headers = (provider.SIGNATURE, *HEADERS)
-    return await _take(request, provider.NAME, request.match_info["kind"], headers, take, answer)
 
 
 async def _take(
@@ -88,12 +95,6 @@ async def _take(
         metrics.webhook_processing_seconds.observe(time.perf_counter() - started, provider=provider)
 
 
-def _no_instructions(receipt: Receipt, status: int) -> web.Response:
-    """Empty TwiML; what became of the delivery is in a header."""
-    headers = {"X-Webhook-Status": receipt.status}
-    return web.Response(text=TWIML, status=status, content_type="text/xml", headers=headers)
-
-
 async def _raw(request: web.Request, provider: str, kind: str, headers: Iterable[str]) -> Raw:
     received_at = datetime.now(UTC)
     return Raw(
@@ -102,18 +103,9 @@ async def _raw(request: web.Request, provider: str, kind: str, headers: Iterable
         hook=request.match_info.get("hook", ""),
         headers={name: request.headers[name] for name in headers if name in request.headers},
         url=public_url(request, request.app[keys.CONFIG]),
-        body=await _body(request),
+        body=await edge.body(request),
         received_at=received_at,
     )
-
-
-async def _body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.RequestPayloadError as error:  # it says it is compressed, and is not
-        raise InvalidInput("body: cannot be decoded as its Content-Encoding says") from error
-    except ConnectionError as error:  # hung up in the middle: anybody can, and nothing of ours has failed
-        raise InvalidInput("body: ended before its Content-Length") from error
 
 
 def _tell(receipt: Receipt) -> None:

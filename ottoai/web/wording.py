@@ -9,6 +9,8 @@ from ottoai.web import auth, jwks
 from ottoai.web.api import writing
 from ottoai.web.api.events import PLACE
 from ottoai.web.schemas import Json
+from ottoai.webhooks.delivery import Provider
+from ottoai.webhooks.receive import PROVIDERS
 
 INTRODUCTION: Final = "Calls, leads, texts, tasks and missed calls of one tenant: the one that the token names."
 RULES: Final = (
@@ -80,6 +82,13 @@ PATH_PARAMETERS: Final[dict[str, Json]] = {
     },
 }
 
+
+def signature_of(provider: Provider) -> str:
+    """What a provider's signature is called: callRailSignature."""
+    first, *others = provider.FOLDER.split("-")
+    return f"{first}{''.join(map(str.capitalize, others))}Signature"
+
+
 SECURITY: Final[dict[str, Json]] = {
     "bearer": {
         "type": "http",
@@ -89,17 +98,14 @@ SECURITY: Final[dict[str, Json]] = {
         "org as `org_id` or `o.id`, which is the tenant.",
     },
     "devKey": {"type": "apiKey", "in": "header", "name": "X-Dev-Key", "description": "One of DEV_KEYS."},
-    "callRailSignature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "Signature",
-        "description": "base64(HMAC-SHA1(signing key of the company, body)).",
-    },
-    "twilioSignature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "X-Twilio-Signature",
-        "description": "base64(HMAC-SHA1(auth token, URL and sorted form)).",
+    **{
+        signature_of(each): {
+            "type": "apiKey",
+            "in": "header",
+            "name": each.SIGNATURE.title(),
+            "description": f"{each.SIGNED}.",
+        }
+        for each in PROVIDERS.values()
     },
     "clerkSignature": {
         "type": "apiKey",

@@ -27,6 +27,7 @@ Direction = Literal["inbound", "outbound"]
 NAME: Final = "callrail"
 FOLDER: Final = "call-rail"
 SIGNATURE: Final = "signature"
+SIGNED: Final = "base64(HMAC-SHA1(signing key of the company, body))"
 
 RANKS: Final = {"pre-call": 1, "routing-complete": 2, "call-complete": 3, "call-modified": 4}
 # Not a report of CallRail's but its answer when we ask for the calls of a while: see callrail_list.

@@ -66,6 +66,10 @@ class Provider(Protocol):
     def SIGNATURE(self) -> str:  # noqa: N802
         """The header that holds the signature, in lower case."""
 
+    @property
+    def SIGNED(self) -> str:  # noqa: N802
+        """How the signature is made, for the docs."""
+
     def identify(self, raw: Raw) -> tuple[str, ...]:
         """What in the body tells whose the delivery is, as `kind:value`. Raises InvalidInput when it cannot be read."""
 

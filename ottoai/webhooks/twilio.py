@@ -29,6 +29,7 @@ NAME: Final = "twilio"
 FOLDER: Final = "twilio"
 OWNER: Final = "AccountSid"
 SIGNATURE: Final = "x-twilio-signature"
+SIGNED: Final = "base64(HMAC-SHA1(auth token, URL and sorted form))"
 CALL: Final = "call-status"
 TEXT: Final = "sms"
 KINDS: Final = (CALL, TEXT)

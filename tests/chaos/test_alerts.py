@@ -202,20 +202,19 @@ async def written(fleet: Fleet, slack: Slack) -> None:
     both stores before it can leave word tells again, and is allowed to: each harm here is one by itself.
     """
     deadline = time.monotonic() + WRITTEN_WITHIN
-    while list(mistold(fleet, slack)) and time.monotonic() < deadline:  # noqa: ASYNC110
+    while any(heard != known for _, heard, known in compared(fleet, slack)) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.3)
     await asyncio.sleep(2 * EVERY if LONG else 0)
 
 
-def mistold(fleet: Fleet, slack: Slack) -> Iterator[str]:
-    """Alerts and ends that were told another number of times than their rows say."""
+def compared(fleet: Fleet, slack: Slack) -> Iterator[tuple[str, int, int]]:
+    """(alert or its end, how often it was told, how often its rows say so)."""
     rows = execute(fleet.database.url, "select name, fired_notified_at, resolved_notified_at from alerts")
     for over in (False, True):
         known = Counter(str(row[0]) for row in rows if row[1 + over])
         heard = told(slack, over=over)
         for name in known.keys() | heard.keys():
-            if heard[name] != known[name]:
-                yield f"{'the end of ' * over}{name} was told {heard[name]} times, {known[name]} are written"
+            yield f"{'the end of ' * over}{name}", heard[name], known[name]
 
 
 def check(fleet: Fleet, slack: Slack, done: list[Harm]) -> Iterator[str]:
@@ -226,11 +225,17 @@ def check(fleet: Fleet, slack: Slack, done: list[Harm]) -> Iterator[str]:
     for name in fired.keys() - explained:
         if name.partition(".")[0] not in BUSY:
             yield f"{name} fired, and nothing explains it"
-    yield from mistold(fleet, slack)
+    # A process that begins while PostgreSQL is away cannot know what others were told of before; it may say it again.
+    # An end that was told while its row could not be written is known by its mark in Redis.
+    yield from (
+        f"{what} was told {heard} times, {known} are written"
+        for what, heard, known in compared(fleet, slack)
+        if heard < known or (not LONG and heard != known)
+    )
     for harm in done:
         times = fired[harm.alert], told(slack, over=False)[harm.alert], told(slack, over=True)[harm.alert]
-        # Figures of a process that was killed are gone, and with them at times what an hour's window is about.
-        if times != (1, 1, 1) and (harm.undo or times != (1, 1, 0)):
+        # What an hour's window is about goes with the process that counted it, and may come back.
+        if times != (1, 1, 1) and (harm.undo or times[0] != times[1]):
             yield f"{harm.alert} fired, was told and ended {times} times"
 
 

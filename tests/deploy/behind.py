@@ -94,7 +94,7 @@ class Balanced:
     async def ended(self, place: str) -> None:
         """Wait for the end of a process that was told to stop. It must go on answering until HAProxy has noticed."""
         process = self.processes[place]
-        await until(lambda: self.state(place) == "DOWN")
+        await until(lambda: self.state(place) == "DOWN", ENDS_WITHIN)
         assert process.poll() is None, "it ended before anybody noticed"
         assert await asyncio.to_thread(process.wait, ENDS_WITHIN) == 0
 
@@ -139,6 +139,6 @@ async def balanced(folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Ba
             running.start(place)
         port = running.base.rpartition(":")[2]
         stack.enter_context(haproxy(folder, {**running.addresses(), "HTTP": f"127.0.0.1:{port}"}, more))
-        await until(running.runtime.exists)
+        await until(running.runtime.exists, STARTS_WITHIN)
         await running.up(*PLACES)
         yield running

@@ -27,6 +27,7 @@ from tests.helpers import report
 pytestmark = [needs_haproxy, pytest.mark.timeout(150)]
 
 SCREENS = 12
+WITHIN = 60.0  # seconds; a busy machine is no failure
 PAUSE = 0.04  # seconds between two requests of a sender
 DEV_KEY = "canary-secret-of-a-rolling-restart"
 
@@ -102,7 +103,7 @@ async def check(database_url: str, traffic: Traffic, screens: list[Screen]) -> N
     assert set(kept.values()) == {1}
     ((head,),) = of_tenant(database_url, "select max(seq) from events")
     for screen in screens:
-        await eventually(lambda screen=screen: screen.numbers and screen.numbers[-1] >= head)
+        await eventually(lambda screen=screen: screen.numbers and screen.numbers[-1] >= head, WITHIN)
         first = screen.results[0]["seq"] + 1
         assert screen.numbers == list(range(first, first + len(screen.numbers)))
         assert all(result["success"] for result in screen.results)
@@ -138,12 +139,12 @@ async def test_a_rolling_restart_fails_nobody_and_a_crash_loses_no_webhook(
         await check(database_url, traffic, screens)
         assert all(len(screen.results) > 1 for screen in screens), "each was on a process that ended"
     async with under_load(running.base, token, "webhooks", "reads") as (traffic, screens):
-        await eventually(lambda: len(traffic.calls) > 20)
+        await eventually(lambda: len(traffic.calls) > 20, WITHIN)
         killed = running.processes["api-2"]
         killed.send_signal(signal.SIGSTOP)
-        await eventually(lambda: running.stuck("api-2") == 4)  # every sender waits for it
+        await eventually(lambda: running.stuck("api-2") == 4, WITHIN)  # every sender waits for it
         killed.kill()
         before = len(traffic.calls)
-        await eventually(lambda: len(traffic.calls) > before + 20)
+        await eventually(lambda: len(traffic.calls) > before + 20, WITHIN)
         await check(database_url, traffic, screens)
         assert traffic.failed == []

@@ -213,12 +213,14 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def process(words: Sequence[str], environ: Mapping[str, str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    words: Sequence[str], environ: Mapping[str, str], output: Path, cwd: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m …`, running inside the `with` block, its output in a file."""
     watch.file(output)
     with output.open("ab") as out:
         started = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            [sys.executable, "-m", *words], cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
     try:
         yield started

@@ -643,7 +643,7 @@ async def test_a_refused_token_is_said_with_its_tenant(db, compare, server, data
 async def test_nobody_listening_there_is_a_failure_like_others(config, db, demo, database_url, hasty):
     given = {"callrail_account": "ACCdemo", "callrail_api_token": "x"}
     await tenants.change(db.system(), VAULT, "demo", {}, given)
-    for url in ("http://127.0.0.1:1", "https://127.0.0.1:1", "http://no-such-host.invalid"):
+    for url in ("http://127.0.0.1:1", "https://127.0.0.1:1", "https://no-such-host.invalid"):
         there = make_config(config.database_url, config.redis_url, CALLRAIL_API_URL=url)
         due_now(database_url)
         async with context_of(there) as context:

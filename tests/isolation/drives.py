@@ -189,8 +189,8 @@ def twilio_webhook(path: str) -> Iterable[Ask]:
                 yield Ask(where, urlencode(form).encode(), {**FORM, **headers})
 
 
-def forged(provider: Any, told: dict[str, Any]) -> Drive:
-    """A report of any provider's to B's hook path, with no signature and with a guessed one."""
+def forged(provider: Any, told: dict[str, Any]) -> dict[tuple[str, str], Drive]:
+    """The lines of a provider: reports as told, also to B's hook path, with no signature and with a guessed one."""
     body = msgspec.json.encode(told)
 
     def drive(path: str) -> Iterable[Ask]:
@@ -198,7 +198,7 @@ def forged(provider: Any, told: dict[str, Any]) -> Drive:
             for headers in ({}, {provider.SIGNATURE: "guessed"}):
                 yield Ask(_filled(path, kind=kind, hook=f"{B.word}-hook"), body, headers)
 
-    return drive
+    return dict.fromkeys([("POST", f"/{provider.FOLDER}/{{kind}}{hook}") for hook in ("", "/{hook}")], drive)
 
 
 def _filled(path: str, **values: str) -> str:

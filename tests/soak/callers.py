@@ -75,8 +75,10 @@ class Callers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
+        # Each delivery over a connection of its own: kept ones would pile up in a rush, and look like a leak of ours.
+        connector = aiohttp.TCPConnector(force_close=True, limit=0)
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(ANSWER_WITHIN)) as self.http,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(ANSWER_WITHIN), connector=connector) as self.http,
             asyncio.TaskGroup() as group,
         ):
             group.create_task(self._report())

@@ -32,8 +32,9 @@ SECONDS = float(os.environ.get("SOAK_MINUTES") or 60) * 60 if LONG else 6.0
 TENANTS = 24 if LONG else 4
 RATE = float(os.environ.get("SOAK_RATE") or 20) if LONG else 20.0  # deliveries a second
 SAMPLES_EVERY = max(1.0, min(10.0, SECONDS / 60))
-KEPT = min(180.0, SECONDS / 20)  # seconds until a row is old; so all levels off within the warm-up
-FORGET_EVERY = min(60.0, KEPT / 2)
+# Seconds until a row is old; so all levels off within the warm-up. What is sent again is sent within a few.
+KEPT = max(5.0, min(180.0, SECONDS / 20))
+FORGET_EVERY = min(60.0, KEPT / 3)
 PATIENCE = 20.0 if LONG else 2.0
 PAST: dict[str, Any] = {"after": 20.0} if LONG else {"after": 2.0, "events": 100}
 SETTLED_WITHIN = 120.0 if LONG else 30.0

@@ -25,6 +25,7 @@ from tests.soak.stand import Stand
 SCREENS = 4  # of each tenant, that stay all the time
 GUESTS = 10  # other users of each tenant, who come and go
 STAY = (2.0, 25.0)
+CONNECTIONS = 30  # that are kept, and used again
 OVERSIZED = 1_100_000
 BUSY = 0.01  # share of the requests that may find a store away
 OPERATORS = ("/ops", "/ops.json", "/ops.txt", "/ops/jobs", "/ops/alerts", "/ops/quarantine", "/ops/audit")
@@ -70,7 +71,9 @@ class Visitors:
         jar = aiohttp.DummyCookieJar()
         timeout = aiohttp.ClientTimeout(ANSWER_WITHIN)
         async with (
-            aiohttp.ClientSession(timeout=timeout, cookie_jar=jar) as self.http,
+            aiohttp.ClientSession(
+                timeout=timeout, cookie_jar=jar, connector=aiohttp.TCPConnector(limit=CONNECTIONS)
+            ) as self.http,
             asyncio.TaskGroup() as group,
         ):
             for every, work in (

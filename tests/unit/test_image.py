@@ -48,11 +48,11 @@ def test_the_image_takes_the_lock_and_nothing_of_a_developer(repository: Path):
     dockerfile = (repository / "Dockerfile").read_text()
     assert "-r requirements.lock" in dockerfile
     assert "requirements-dev" not in dockerfile
+    assert "requirements-run" not in dockerfile
     assert "uninstall -r requirements-build.in pip" in dockerfile
 
 
-def test_what_both_locks_have_is_the_same_version(repository: Path):
-    locks = [(repository / name).read_text() for name in ("requirements.lock", "requirements-dev.lock")]
-    found = [set(re.findall(r"^[\w.-]+==\S+", lock, re.MULTILINE)) for lock in locks]
-    by_name = [{pin.partition("==")[0]: pin for pin in pins} for pins in found]
-    assert all(by_name[1].get(name, pin) == pin for name, pin in by_name[0].items())
+def test_what_several_locks_have_is_the_same_version(repository: Path):
+    names = ("requirements.lock", "requirements-run.lock", "requirements-dev.lock")
+    pins = {pin for name in names for pin in re.findall(r"^[\w.-]+==\S+", (repository / name).read_text(), re.MULTILINE)}
+    assert len({pin.partition("==")[0] for pin in pins}) == len(pins)

@@ -10,7 +10,7 @@ from aiohttp.helpers import ETAG_ANY
 from ottoai.domain.changes import Changed, Versions
 from ottoai.domain.requests import Request
 from ottoai.errors import InvalidInput, PreconditionRequired, UnsupportedMedia
-from ottoai.web import keys
+from ottoai.web import edge, keys
 
 JSON: Final = "application/json"
 PATCHES: Final = (JSON, "application/merge-patch+json")
@@ -27,7 +27,7 @@ async def body(request: web.Request, kind: type[_Body]) -> _Body:
         named = ", ".join(accepted)
         raise UnsupportedMedia(f"Content-Type: must be {' or '.join(accepted)}", accepted=named)
     try:
-        return msgspec.convert(_whole(msgspec.json.decode(await request.read())), kind)
+        return msgspec.convert(_whole(msgspec.json.decode(await edge.body(request))), kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(told(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
