@@ -105,6 +105,5 @@ def _common(colours: list[str]) -> dict[str, object]:
 
 
 def _svg(chart: pygal.Graph) -> str:
-    chart.uuid = "chart"
     # Without the data for a script that is not there, and without where pygal comes from.
     return re.sub(r"<script.*?</script>|<!--.*?-->\n?", "", str(chart.render()), flags=re.DOTALL) + "\n"
