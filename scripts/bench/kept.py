@@ -75,7 +75,9 @@ def load(path: Path) -> Kept:
 def save(kept: Kept, path: Path) -> None:
     """Write it, readable, in an order of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(kept, order="sorted"), indent=1) + b"\n")
+    # Statuses are numbers, and names here.
+    plain = msgspec.to_builtins(kept, str_keys=True, order="sorted", builtin_types=(datetime,))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n")
 
 
 def publish(paths: Iterable[Path]) -> Kept:
