@@ -67,6 +67,8 @@ class Result(msgspec.Struct, frozen=True):
 
 def shown(value: float) -> str:
     """A number with as many digits as say something."""
+    if isinstance(value, int):
+        return f"{value:,}"
     if value and abs(value) < 0.1:
         return f"{value:.2g}"
     return f"{value:,.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
