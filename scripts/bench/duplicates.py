@@ -46,7 +46,7 @@ async def run() -> Result:
         f"{COPIES} simultaneous copies of {KEYS:,} webhooks",
         f"{KEYS:,} effects, {KEYS * (COPIES - 1):,} duplicates",
         f"{statuses['processed']:,} processed, {statuses['duplicate_ignored']:,} ignored, {events:,} events, "
-        f" {KEYS * COPIES / took:,.0f} deliveries/s",
+        f"{KEYS * COPIES / took:,.0f} deliveries/s",
         (Bound("effects of 1,000 keys", "", statuses["processed"], KEYS, least=True),),
         {
             "errors": KEYS * COPIES - statuses["processed"] - statuses["duplicate_ignored"],
