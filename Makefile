@@ -39,7 +39,7 @@ lint: $(DEV)  ## Check style, types, imports and SQL
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
-bench: $(DEV)  ## Measure against the goals (WHAT=name for one of them)
+bench: $(DEV)  ## Measure against the goals (WHAT=name for one, growth for how cost grows, --publish into the docs)
 	$(BIN)/python -m scripts.bench $(WHAT)
 
 chaos: $(DEV)  ## Kill, suspend and cut off everything for half an hour (CHAOS_SEED repeats a run)

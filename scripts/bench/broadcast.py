@@ -109,7 +109,7 @@ def _result(rate: int, servers: dict[str, Figures]) -> Result:
         goal,
         f"{ours['deliveries_per_second']:,.0f} deliveries/s, p50 {ours['p50_ms']:.1f} ms, p99 {ours['p99_ms']:.1f} ms, "
         f"{ours['lost']:.0f} dropped, {ours['closed']:.0f} closed, {ours['cpu_us']:.2f} µs CPU each, "
-        f"loop lag p99 <= {ours['loop_lag_p99_ms']:.0f} ms",
+        f"loop lag p99 ≤ {ours['loop_lag_p99_ms']:.0f} ms",
         tuple(bounds),
         {
             "events missing": int(ours["lost"] + ours["incomplete"]),

@@ -64,8 +64,12 @@ def figure(*names: str) -> str:
             continue
         busy = f"{published().origins[name].busy:.2f} cores busy with other things"
         parts.append(f"**{result.what}**: {result.measured} ({result.verdict}; goal {result.goal}; {busy}).\n")
-        parts += [f"![{bound}](charts/{bound})\n" for bound in charts.bars(name, result)]
+        parts += [_image(file) for file in charts.bars(name, result)]
     return "\n".join(parts)
+
+
+def _image(file: str) -> str:
+    return f"![Chart: {file.removesuffix('.svg').replace('-', ' ')}](charts/{file})\n"
 
 
 def under_load() -> str:
@@ -85,7 +89,7 @@ def growth(name: str) -> str:
     if axis is None:
         return NOT_YET
     bad = ", ".join(f"{count} {what}" for what, count in axis.faults.items() if count)
-    images = "\n".join(f"![{file}](charts/{file})\n" for file in charts.lines(name, axis))
+    images = "\n".join(_image(file) for file in charts.lines(name, axis))
     return f"{axis.how[0].upper()}{axis.how[1:]}. {bad or 'Nothing failed'}.\n\n{_steps(axis)}\n{images}"
 
 
