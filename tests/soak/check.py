@@ -12,8 +12,8 @@ from tests.soak.stand import given
 # Indicators whose alerts the load itself explains: what is sent is at times poisoned, nobody's, forged or asks for what
 # is another tenant's, some links are dark, and with each webhook the pages of its tenant are others.
 EXPLAINED = frozenset({
-    "cache_hits", "foreign_ids", "webhook_quarantined", "webhook_unclaimed", "webhook_rejected", "ws_lost", "ws_heartbeats",
-    "ws_dropped", "ws_slow", "unusual_traffic",
+    "cache_hits", "foreign_ids", "webhook_quarantined", "webhook_unclaimed", "webhook_rejected", "ws_lost",
+    "ws_heartbeats", "ws_dropped", "ws_slow", "unusual_traffic",
 })  # fmt: skip
 
 
