@@ -128,8 +128,7 @@ async def resources(app: web.Application, pace: Pace, clock: Clock) -> AsyncIter
         with suppress(StoreUnavailable):
             await refuse_privilege(db)
             checked.set()
-            for pool in db.pools:
-                await pool.warm()
+            await db.warm()
             await app[keys.REVOKED].refresh(db.system())
             await watch.archive.restore()
         watch_revoked = partial(app[keys.REVOKED].watch, db.system(), hub.revoke)

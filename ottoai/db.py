@@ -163,11 +163,18 @@ class Pool:
             if connection is not None:
                 self._give_back(connection)
 
-    async def warm(self) -> None:
-        """Open all connections there may be, so that the first requests need not. Raises StoreUnavailable."""
+    async def warm(self, **first: str) -> None:
+        """Open all connections there may be, and prepare and plan on each the queries `first` (SQL by name), so that
+        the first requests need not: under load they waited 100 ms for that. Raises StoreUnavailable.
+        """
         async with AsyncExitStack() as held:
             for _ in range(self.size):
-                await held.enter_async_context(self.connection())
+                connection = await held.enter_async_context(self.connection())
+                for name, sql in first.items():
+                    _, statement, parameters = _preparable(sql, None)
+                    plan = f"explain execute {name}({', '.join(['null'] * len(parameters))})"
+                    await _execute(self, connection, "warm", f"prepare {name} as {statement};\n{plan}", {})
+                    self.remember(connection, name)
 
     def _take(self) -> aiopg.Connection | None:
         while self._free:
@@ -256,6 +263,11 @@ class Database:
     def __init__(self, app: Pool, system: Pool) -> None:
         self.pools = (app, system)
         self._app, self._system = self.pools
+
+    async def warm(self) -> None:
+        """Be ready for a burst of webhooks. Raises StoreUnavailable."""
+        await self._app.warm(record_report=queries().calls.record_report.sql)
+        await self._system.warm(routed=queries().tenants.routed.sql, heads=queries().events.heads.sql)
 
     def one(self, tenant_id: str) -> Session:
         """For a single statement about one tenant."""

@@ -1,4 +1,6 @@
-"""Clients of the HTTP API that ask one thing after the other, each on a connection of its own."""
+"""Clients of the HTTP API that cost next to nothing, since they share the machine with what they measure. Asker asks
+one thing after the other on a connection of its own; Poster posts at any moment, on a connection that is free or new.
+"""
 
 import asyncio
 import time
@@ -48,26 +50,24 @@ def get(base: str, path: str, token: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
 
-class Asker(asyncio.Protocol):
-    """One client."""
+def post(base: str, path: str, body: bytes, **headers: str) -> bytes:
+    """The same of a JSON body."""
+    given = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: {urlsplit(base).netloc}\r\nContent-Type: application/json\r\n{given}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    _asked = 0.0
 
-    def __init__(
-        self, ask: Callable[[], bytes], answers: Answers, until: float, done: asyncio.Future[None], every: float
-    ) -> None:
-        self._ask = ask
-        self._answers = answers
-        self._until = until
-        self._done = done
+class Wire(asyncio.Protocol):
+    """A connection that finds the end of each answer."""
+
+    def __init__(self) -> None:
         self._buffer = bytearray()
         self._expected = 0  # bytes of the answer that is coming, once that is known
-        self._every = every
+        self._length = 0  # of its body
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the first time."""
-        self._transport = transport
-        self._next()
+    def answered(self, status: int, length: int) -> None:
+        """An answer is there, whole."""
+        raise NotImplementedError
 
     def data_received(self, data: bytes) -> None:
         """Part of an answer."""
@@ -79,16 +79,41 @@ class Asker(asyncio.Protocol):
                 return
             fields = bytes(buffer[:head]).lower()
             start = fields.find(LENGTH)
-            length = int(fields[start + len(LENGTH) :].partition(b"\r\n")[0]) if start >= 0 else 0
-            self._expected = head + len(END) + length
-            self._answers.size += length
+            self._length = int(fields[start + len(LENGTH) :].partition(b"\r\n")[0]) if start >= 0 else 0
+            self._expected = head + len(END) + self._length
         if len(buffer) >= self._expected:
-            self._answers.latencies.append(time.monotonic() - self._asked)
             status = int(buffer[9:12])
-            self._answers.statuses[status] = self._answers.statuses.get(status, 0) + 1
             del buffer[: self._expected]
             self._expected = 0
-            self._next()
+            self.answered(status, self._length)
+
+
+class Asker(Wire):
+    """One client."""
+
+    _asked = 0.0
+
+    def __init__(
+        self, ask: Callable[[], bytes], answers: Answers, until: float, done: asyncio.Future[None], every: float
+    ) -> None:
+        super().__init__()
+        self._ask = ask
+        self._answers = answers
+        self._until = until
+        self._done = done
+        self._every = every
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the first time."""
+        self._transport = transport
+        self._next()
+
+    def answered(self, status: int, length: int) -> None:
+        """Note it, and go on."""
+        self._answers.latencies.append(time.monotonic() - self._asked)
+        self._answers.size += length
+        self._answers.statuses[status] = self._answers.statuses.get(status, 0) + 1
+        self._next()
 
     def connection_lost(self, _: Exception | None) -> None:
         """The end; before its time it counts as an error."""
@@ -125,3 +150,63 @@ async def ask(base: str, what: Callable[[], bytes], *, clients: int, seconds: fl
     await asyncio.gather(*ends)
     answers.took = time.monotonic() - began
     return answers
+
+
+class Posted(msgspec.Struct):
+    """What became of what was posted."""
+
+    latencies: list[float] = []  # from when it was due
+    statuses: dict[int, int] = {}  # 0: the connection ended first
+
+
+class Poster:
+    """Posts whenever it is told to, however many are on their way."""
+
+    def __init__(self, base: str) -> None:
+        self._url = urlsplit(base)
+        self._free: list[_Post] = []
+        self.posted = Posted()
+
+    async def post(self, request: bytes, due: float) -> None:
+        """Post, and wait for the answer."""
+        done = asyncio.get_running_loop().create_future()
+        wire = self._free.pop() if self._free else await self._connect()
+        wire.send(request, done)
+        status = await done
+        self.posted.latencies.append(time.monotonic() - due)
+        self.posted.statuses[status] = self.posted.statuses.get(status, 0) + 1
+        if status:
+            self._free.append(wire)
+
+    async def _connect(self) -> "_Post":
+        _, wire = await asyncio.get_running_loop().create_connection(_Post, self._url.hostname, self._url.port)
+        return wire
+
+    def close(self) -> None:
+        """End all connections."""
+        for wire in self._free:
+            wire.close()
+
+
+class _Post(Wire):
+    _done: "asyncio.Future[int] | None" = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def send(self, request: bytes, done: "asyncio.Future[int]") -> None:
+        self._done = done
+        self._transport.write(request)  # type: ignore[attr-defined]
+
+    def answered(self, status: int, _length: int) -> None:
+        self._end(status)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._end(0)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _end(self, status: int) -> None:
+        if self._done and not self._done.done():
+            self._done.set_result(status)

@@ -3,14 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
-from io import BytesIO
 
-import aiohttp
 import msgspec
 
 from ottoai import samples
 from ottoai.webhooks import callrail
 from scripts.bench import pgbench
+from scripts.bench.askers import Poster, post
 from scripts.bench.harness import KEY, stage
 from scripts.bench.measure import Bound, Result, cpu_seconds, median, percentile
 
@@ -18,6 +17,7 @@ TENANTS = 50
 PER_SECOND = 600
 OF_ONE = 150  # a second, all of one tenant
 SECONDS = 10
+PATH = "/call-rail/call-complete"
 GOAL = 0.050  # seconds at p99
 
 
@@ -71,27 +71,21 @@ def _result(what: str, pace: int, sent: "Sent", details: dict[str, float], peers
 
 async def send(base: str, rate: int, seconds: int, make: Callable[[int], tuple[str, bytes, str]] | None = None) -> Sent:
     """Send missed calls of all tenants at an even pace; `make` makes the nth (external id, body, signature)."""
-    make = make or signed
-    sent = Sent()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=200)) as session:
-
-        async def post(body: bytes, signature: str, due: float) -> None:
-            headers = {"Signature": signature, "Content-Type": "application/json"}
-            async with session.post(f"{base}/call-rail/call-complete", data=BytesIO(body), headers=headers) as response:
-                await response.read()
-                sent.statuses[response.status] = sent.statuses.get(response.status, 0) + 1
-            sent.latencies.append(time.monotonic() - due)
-
-        ready = [make(n) for n in range(rate * seconds)]
-        tasks = []
-        started = time.monotonic()
-        for n, (external_id, body, signature) in enumerate(ready):
-            # From when it was due, not from when it went out: a late start is waiting too.
-            due = sent.at[external_id] = started + n / rate
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            tasks.append(asyncio.create_task(post(body, signature, due)))
-        await asyncio.gather(*tasks)
-        sent.took = time.monotonic() - started
+    made = map(make or signed, range(rate * seconds))
+    ready = [(external_id, post(base, PATH, body, Signature=signature)) for external_id, body, signature in made]
+    sent, poster = Sent(), Poster(base)
+    tasks = []
+    started = time.monotonic()
+    for n, (external_id, request) in enumerate(ready):
+        # From when it was due, not from when it went out: a late start is waiting too.
+        due = sent.at[external_id] = started + n / rate
+        if (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        tasks.append(asyncio.create_task(poster.post(request, due)))
+    await asyncio.gather(*tasks)
+    sent.took = time.monotonic() - started
+    poster.close()
+    sent.latencies, sent.statuses = poster.posted.latencies, poster.posted.statuses
     return sent
 
 
