@@ -4,6 +4,7 @@ The org is read from both kinds of Clerk's session tokens: `org_id` and `org_rol
 issued here have the first form.
 """
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -66,7 +67,8 @@ def principal_of(claims: Mapping[str, Any]) -> Principal:
         expires_at = datetime.fromtimestamp(read.exp, UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise refused("its exp is out of range") from error
-    return Principal(org, read.sub, role or Role.MEMBER, float(read.iat), expires_at)
+    # One string for all of a tenant: there is one of these for each socket.
+    return Principal(sys.intern(org), read.sub, role or Role.MEMBER, float(read.iat), expires_at)
 
 
 def _one(what: str, *said: _Said | None) -> _Said | None:

@@ -83,12 +83,13 @@ class Session:
         self._socket = socket
         self._malformed: tuple[float, ...] = ()
         self._budget = Budget(app[keys.CONFIG].ws_messages_per_minute, app[keys.CONFIG].ws_subscriptions_per_connection)
-        self._context = (request_id, trace.trace_id())
+        self._context: tuple[str, ...] = (request_id, trace.trace_id())
 
     async def run(self) -> None:
         """Serve until it ends, within the quotas."""
         app, connection, socket = self._app, self._connection, self._socket
         request_id, trace_id = self._context
+        self._context = ()  # on every line from here on
         tenant_id, user_id = connection.tenant_id, connection.user_id
         log.bind_for_good(
             tenant_id=tenant_id,
