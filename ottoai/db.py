@@ -171,6 +171,8 @@ class Pool:
             for _ in range(self.size):
                 connection = await held.enter_async_context(self.connection())
                 for name, sql in first.items():
+                    if name in self._prepared.get(connection, ()):
+                        continue  # a loop of the process was there sooner
                     _, statement, parameters = _preparable(sql, None)
                     plan = f"explain execute {name}({', '.join(['null'] * len(parameters))})"
                     await _execute(self, connection, "warm", f"prepare {name} as {statement};\n{plan}", {})

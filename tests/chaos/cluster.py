@@ -216,7 +216,7 @@ class Cluster:
     # The end
 
     def tail(self, api: Api, count: int = 15) -> str:
-        return "\n".join(line[:600] for line in api.lines()[-count:])
+        return "\n".join(line[:3000] for line in api.lines()[-count:])
 
     def tails(self) -> str:
         """The last words of the processes that ran last."""

@@ -130,7 +130,7 @@ def test_request_id_is_returned(product):
 def test_webhook_by_hand_and_the_idempotency_table(product):
     line = """curl -X POST https://your-app.fly.dev/call-rail/pre-call \\
   -H "Content-Type: application/json" \\
-  -d '{"call": {"id": "test-123"}}'"""
+  -d '{"call": {"id": "test-guide"}}'"""
     assert answer(product, line)["status"] == "processed"
     assert answer(product, line)["status"] == "duplicate_ignored"
     table = typed(product, 'psql $DATABASE_URL -c "SELECT provider, COUNT(*) FROM idempotency_keys GROUP BY provider;"')

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from ottoai.db import Pool, open_pool
-from ottoai.domain import tenants
+from ottoai.domain import events, tenants
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
 from tests.background import blocked, eventually, locked
@@ -78,3 +79,20 @@ async def test_a_slow_query_is_told_by_its_name_and_counted(database_url, redis_
     assert 100 < line["duration_ms"] < 5000
     assert "secret-tenant" not in str(line)
     assert "db_slow_queries_total 1" in metrics.render().replace("{}", "")
+
+
+async def test_what_is_first_asked_is_planned_before_and_once(database_url, redis_url):
+    """On every connection, also on one that a loop of the process has used by then."""
+    planned = "select count(*) from pg_prepared_statements where name = 'heads' and generic_plans > 0"
+    async with open_pool(make_config(database_url, redis_url), Metrics("test")) as db:
+        await events.heads(db.system(), [])
+        await db.warm()
+        system = db.pools[1]
+        assert system.idle == system.size
+        async with AsyncExitStack() as held:
+            for _ in range(system.size):
+                connection = await held.enter_async_context(system.connection())
+                async with connection.cursor() as cursor:
+                    await cursor.execute(planned)
+                    assert await cursor.fetchone() == (1,)
+        assert await events.heads(db.system(), []) == {}
