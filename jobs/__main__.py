@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ottoai import __version__, embedded, log, trace
+from ottoai import __version__, embedded, log, terminal, trace
 from ottoai.config import Config
 from ottoai.errors import ConfigError
 from ottoai.metrics import Metrics
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with trace.setup(config, f"ottoai-{args.command}"):
             _run(args, config)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        terminal.tell(str(error))
         return 2
     return 0
 

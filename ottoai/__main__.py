@@ -15,6 +15,7 @@ from ottoai import (
     commands_settings,
     embedded,
     operate,
+    terminal,
 )
 from ottoai.config import Config
 from ottoai.domain import tenants
@@ -139,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         do: Callable[[Config, argparse.Namespace], int] = args.do
         return do(Config.load(embedded.discover(os.environ)), args)
     except OttoError as error:
-        print(error.detail, file=sys.stderr)
+        terminal.tell(error.detail)
         return 1
     except KeyboardInterrupt:
         return 130

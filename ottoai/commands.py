@@ -31,6 +31,7 @@ from ottoai.metrics import Metrics
 from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
 from ottoai.redis_pool import open_redis
+from ottoai.terminal import say
 from ottoai.vault import Vault
 from ottoai.web.auth import Revoked, TokenExpired, TokenRevoked, Tokens, issue
 from ottoai.web.claims import Principal
@@ -48,12 +49,6 @@ MINUTE: Final = "%Y-%m-%dT%H:%MZ"
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Result = TypeVar("Result")
-
-
-def say(text: str) -> None:
-    """Print a line, whatever it is piped into. Others' words in it cannot steer the terminal."""
-    sys.stdout.write(log.visible(text) + "\n")
-    sys.stdout.flush()
 
 
 def who() -> str:

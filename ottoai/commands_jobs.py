@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from ottoai import __version__
-from ottoai.commands import say, who
+from ottoai.commands import who
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain import audit, failed_jobs, outbox
@@ -20,6 +20,7 @@ from ottoai.domain.outbox import Due, Standing
 from ottoai.errors import InvalidInput, NotFound, StoreUnavailable
 from ottoai.metrics import Metrics
 from ottoai.queue import Queues, client
+from ottoai.terminal import say
 
 MOST_LISTED = 10_000
 

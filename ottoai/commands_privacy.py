@@ -25,6 +25,7 @@ from ottoai.domain.privacy import Person
 from ottoai.errors import Conflict, InvalidInput, NotFound
 from ottoai.metrics import Metrics
 from ottoai.redis_pool import open_redis
+from ottoai.terminal import tell
 
 FORMAT: Final = "ottoai-export/1"
 ROLE: Final = "ottoai_privacy"
@@ -50,7 +51,7 @@ def tenant_export(config: Config, args: Namespace) -> int:
     except BaseException:
         path.unlink()  # half an export would be taken for a whole one
         raise
-    _tell(f"written to {path}")
+    tell(f"written to {path}")
     return 0
 
 
@@ -58,7 +59,7 @@ def tenant_erase(config: Config, args: Namespace) -> int:
     """Erase a tenant, or one phone of it, once whoever asks has said so twice."""
     what = f"all that is kept of phone {args.phone} at tenant {args.id}" if args.phone else f"tenant {args.id}"
     if not args.yes:
-        _tell(f"This erases {what}, for good. Type the tenant's id to go on:")
+        tell(f"This erases {what}, for good. Type the tenant's id to go on:")
         if sys.stdin.readline().strip() != args.id:
             raise InvalidInput("That is not its id; nothing was erased.")
     return asyncio.run(_erase(config, args))
@@ -84,7 +85,7 @@ async def _export(config: Config, args: Namespace, out: IO[bytes]) -> None:
             _write(out, {"table": table, "row": row})
             counts[table] += 1
             if counts.total() % PROGRESS == 0:
-                _tell(f"{counts.total()} rows, at {table}")
+                tell(f"{counts.total()} rows, at {table}")
         _write(out, {"rows": counts.total()})
         out.flush()
         _summary(counts, "exported")
@@ -93,7 +94,7 @@ async def _export(config: Config, args: Namespace, out: IO[bytes]) -> None:
 async def _erase(config: Config, args: Namespace) -> int:
     async with _opened(config) as db:
         if not await tenants.exists(db.system(), args.id):
-            _tell(f"There is no tenant {args.id}: nothing was erased.")
+            tell(f"There is no tenant {args.id}: nothing was erased.")
             return 0
         if args.phone:
             code = await _erase_phone(db, args.id, await privacy.person(db.one(args.id), args.phone))
@@ -114,13 +115,13 @@ async def _erase_phone(db: Database, tenant_id: str, about: Person) -> int:
     _summary(counts, "erased")
     left = await privacy.mentioned(db.one(tenant_id), about)
     for table, rows in left.items():
-        _tell(f"{table}: {rows} rows still hold these digits; look at them")
+        tell(f"{table}: {rows} rows still hold these digits; look at them")
     return 1 if left else 0
 
 
 async def _erase_tenant(db: Database, tenant_id: str) -> None:
     moment = await revocations.revoke(db.system(), tenant_id, None)
-    _tell(f"tokens issued up to {moment:%Y-%m-%dT%H:%M:%SZ} are refused; live connections end within a second")
+    tell(f"tokens issued up to {moment:%Y-%m-%dT%H:%M:%SZ} are refused; live connections end within a second")
     counts: Counter[str] = Counter()
     for kept in await _unclaimed(db, tenant_id, None):
         await queries().deliveries.release_unclaimed(db.system(), id=kept)
@@ -136,7 +137,7 @@ async def _forget(config: Config, tenant_id: str) -> None:
         async with open_redis(config) as client:
             await cache.forget(client, tenant_id)
     except (RedisError, OSError):
-        _tell(f"Redis does not answer: pages that it keeps run out within {config.cache_seconds} s")
+        tell(f"Redis does not answer: pages that it keeps run out within {config.cache_seconds} s")
 
 
 async def _unclaimed(db: Database, tenant_id: str, about: Person | None) -> list[int]:
@@ -162,12 +163,6 @@ def _write(out: IO[bytes], line: dict[str, Any]) -> None:
 def _summary(counts: Counter[str], done: str) -> None:
     for table, rows in counts.items():
         if rows:
-            _tell(f"{done} {rows} {'row' if rows == 1 else 'rows'} of {table}")
+            tell(f"{done} {rows} {'row' if rows == 1 else 'rows'} of {table}")
     if not counts.total():
-        _tell("nothing is kept of it")
-
-
-def _tell(text: str) -> None:
-    """Progress: not among the output."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+        tell("nothing is kept of it")

@@ -4,12 +4,13 @@ import asyncio
 from argparse import ArgumentParser, Namespace
 
 from ottoai import __version__
-from ottoai.commands import say, who
+from ottoai.commands import who
 from ottoai.config import Config
 from ottoai.db import open_pool
 from ottoai.domain import audit, paused
 from ottoai.metrics import Metrics
 from ottoai.queue import QUEUES
+from ottoai.terminal import say
 
 
 def arguments(command: ArgumentParser) -> None:

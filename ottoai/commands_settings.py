@@ -1,7 +1,6 @@
 """A tenant's settings on the command line: the options of `tenant add` and `tenant set`, and `tenant show`."""
 
 import asyncio
-import sys
 from argparse import ArgumentParser, Namespace
 from datetime import date
 from typing import Any, Final
@@ -13,6 +12,7 @@ from ottoai.domain import tenants
 from ottoai.domain.settings import CHECKS
 from ottoai.errors import InvalidInput, NotFound
 from ottoai.metrics import Metrics
+from ottoai.terminal import say
 
 NONE: Final = "none"  # no holidays
 HOUSE: Final = "default"  # the text of the house
@@ -65,7 +65,8 @@ def tenant_show(config: Config, args: Namespace) -> int:
     rows = asyncio.run(shown())
     if not rows:
         raise NotFound(f"There is no tenant {args.id}.")
-    sys.stdout.write("".join(f"{name}\t{value}\n" for name, value in _told(rows[0]).items()))
+    for name, value in _told(rows[0]).items():
+        say(f"{name}\t{value}")
     return 0
 
 

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 import msgspec
 
 from ottoai import __version__
-from ottoai.commands import ingesting, say, who
+from ottoai.commands import ingesting, who
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
 from ottoai.domain import audit
 from ottoai.errors import InvalidInput, OttoError
 from ottoai.metrics import Metrics
+from ottoai.terminal import say
 from ottoai.webhooks import quarantine
 from ottoai.webhooks.quarantine import Filter, Quarantined
 
