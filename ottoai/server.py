@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket as sockets
 from typing import Final
 
 from aiohttp import web
@@ -50,6 +51,17 @@ def runner_of(app: web.Application, config: Config) -> web.AppRunner:
     )
 
 
+async def listen(runner: web.AppRunner, config: Config, port: int, backlog: int = 128) -> None:
+    """Listen on a port. The kernel ends a connection whose client takes nothing for IDLE_SECONDS, though it may answer
+    that it will: aiohttp would wait for it for ever, with its answers in memory. What is accepted inherits that.
+    """
+    site = web.TCPSite(runner, config.host, port, backlog=backlog)
+    await site.start()
+    server = site._server  # noqa: SLF001 - asyncio's, which aiohttp shows to nobody
+    for each in server.sockets if isinstance(server, asyncio.Server) else ():
+        each.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(config.idle_seconds * 1000))
+
+
 async def _serve(config: Config) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,9 +70,9 @@ async def _serve(config: Config) -> int:
     runner = runner_of(app, config)
     await runner.setup()
     try:
-        await web.TCPSite(runner, config.host, config.port, backlog=BACKLOG).start()
+        await listen(runner, config, config.port, BACKLOG)
         if config.metrics_port:
-            await web.TCPSite(runner, config.host, config.metrics_port).start()
+            await listen(runner, config, config.metrics_port)
         settle()
         logger.info("API listening", extra={"host": config.host, "port": config.port, "version": __version__})
         await stopping.wait()

@@ -29,7 +29,7 @@ from ottoai.realtime.messages import (
     frame,
 )
 from ottoai.realtime.stream import Stream
-from ottoai.realtime.wheel import HEARTBEAT
+from ottoai.realtime.wheel import HEARTBEAT, STALE
 from ottoai.web import keys
 from ottoai.web.auth import TokenExpired, TokenRevoked
 from ottoai.web.channels import authorise, parse_since
@@ -123,6 +123,8 @@ class Session:
             return
         raw = connection.transport.get_extra_info("socket")
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, SEND_BUFFER)
+        # Not after IDLE_SECONDS (ottoai/server.py): the hub and the wheel end who stalls, and say why.
+        raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(STALE * 1000))
         stream = await app[keys.HUB].enter(connection)
         app[keys.SOCKETS].add(connection, self._socket)
         app[keys.METRICS].ws_connections_opened_total.inc()

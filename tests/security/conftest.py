@@ -8,7 +8,7 @@ from aiohttp import web
 
 from ottoai.app import build_app
 from ottoai.config import Config
-from ottoai.server import runner_of
+from ottoai.server import listen, runner_of
 from tests.conftest import make_config
 
 Say = Callable[..., Awaitable[bytes]]
@@ -20,12 +20,17 @@ def config(database_url: str, redis_url: str) -> Config:
 
 
 @pytest.fixture
-async def port(config: Config, demo: str) -> AsyncIterator[int]:
+async def runner(config: Config, demo: str) -> AsyncIterator[web.AppRunner]:
     runner = runner_of(build_app(config), config)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield runner.addresses[0][1]
+    await listen(runner, config, 0)
+    yield runner
     await runner.cleanup()
+
+
+@pytest.fixture
+def port(runner: web.AppRunner) -> int:
+    return int(runner.addresses[0][1])
 
 
 @pytest.fixture
