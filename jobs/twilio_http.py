@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, encode_basic_auth
+from aiohttp import ClientPayloadError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, encode_basic_auth
 from twilio.http import AsyncHttpClient
 from twilio.http.response import Response
 
 log = logging.getLogger(__name__)
 
 CONNECT_WITHIN: Final = 6.0  # seconds, less than a text may take: what was not connected was certainly not handed over
+MAX_BODY: Final = 1024 * 1024  # bytes of an answer; a page of listed texts has some 50 KiB
 
 
 class Http(AsyncHttpClient):  # type: ignore[misc]  # the package carries no types
@@ -38,12 +39,26 @@ class Http(AsyncHttpClient):  # type: ignore[misc]  # the package carries no typ
         headers = {**(headers or {}), **({"Authorization": encode_basic_auth(*auth)} if auth else {})}
         given: dict[str, Any] = {"params": params, "data": data, "headers": headers}
         async with self._session.request(method, url, allow_redirects=allow_redirects, **given) as response:
-            return Response(response.status, await response.text(), response.headers)
+            return Response(response.status, await _text(response), response.headers)
+
+
+async def _text(response: ClientResponse) -> str:
+    """The answer. Raises ClientPayloadError when it is too large to be one."""
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > MAX_BODY:
+            raise ClientPayloadError(f"the answer has more than {MAX_BODY} bytes")
+    return body.decode(errors="replace")
 
 
 @asynccontextmanager
 async def open_http() -> AsyncIterator[Http]:
     """The connections to Twilio."""
     patience = ClientTimeout(total=None, connect=CONNECT_WITHIN)
-    async with ClientSession(cookie_jar=DummyCookieJar(), timeout=patience) as session:
+    # What is not asked to be compressed and is not decompressed cannot grow past MAX_BODY.
+    headers = {"Accept-Encoding": "identity"}
+    async with ClientSession(
+        cookie_jar=DummyCookieJar(), timeout=patience, headers=headers, auto_decompress=False
+    ) as session:
         yield Http(session)

@@ -7,6 +7,7 @@ import re
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import psycopg2
 import pytest
 
 from jobs import run
@@ -22,6 +23,7 @@ from ottoai.web import csrf, keys
 from ottoai.web.routes import ROUTES
 from tests.background import Gate, beat_of, counted, eventually, redis_of, serving, stage
 from tests.conftest import SECRET_KEY, execute, make_config, of_tenant
+from tests.helpers import until
 from tests.operators import USERS, Operator
 from tests.streams import open_stream
 
@@ -450,6 +452,16 @@ async def test_without_the_database_pages_say_so_and_a_kick_works(base, app, olg
                 await socket.receive()
         finally:
             postgres_server.start()
+
+
+async def test_an_act_is_written_down_before_it_is_done(olga, token, database_url):
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("lock table paused_queues in access exclusive mode")  # it cannot be done yet
+        pressing = asyncio.create_task(olga.post("/ops/queues/pause", csrf=token, queue=DEFAULT))
+        await until(lambda: audited(database_url) == [("olga", "pause", DEFAULT, "")])
+        connection.rollback()
+    assert (await pressing).status == 303
+    assert audited(database_url)[0][3]
 
 
 async def test_what_was_begun_and_never_ended_is_seen_in_the_audit_log(db, olga):

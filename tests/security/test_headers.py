@@ -2,6 +2,8 @@
 
 import base64
 
+from ottoai.web import edge
+from tests.conftest import make_config
 from tests.security.conftest import request
 
 UPGRADE = ("Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
@@ -44,6 +46,10 @@ async def test_every_answer_is_hardened(say):
         assert fields["strict-transport-security"] == "max-age=31536000", (line, headers)
         assert fields["server"] == "ottoai", (line, headers)
         assert "access-control-allow-origin" not in fields, (line, headers)
+
+
+def test_what_is_reached_by_http_promises_no_https():
+    assert "Strict-Transport-Security" not in edge.headers(make_config("postgresql://x", "redis://x"))
 
 
 async def test_a_tenants_data_is_kept_by_no_shared_cache(say, make_token):
