@@ -35,6 +35,7 @@ def refuse(request: web.Request) -> None:
     if given.get("Content-Encoding", "identity").lower() != "identity":
         raise InvalidInput("Content-Encoding: bodies are read as they are, not compressed")
     if given.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        request.protocol.close()  # where its body ends is a matter of opinion, and so is what follows
         raise InvalidInput("Transfer-Encoding: nothing but chunked is read")
 
 

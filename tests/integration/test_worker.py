@@ -5,6 +5,8 @@ import os
 import signal
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -273,11 +275,21 @@ async def test_a_worker_that_could_do_too_much_refuses(config, db, demo, monkeyp
         await worker.until_allowed(db, asyncio.Event())
 
 
-async def test_a_foreign_job_is_refused_and_the_worker_goes_on(config, db, demo, queues, metrics):
+class Trap:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+async def test_a_foreign_job_is_refused_and_the_worker_goes_on(config, db, demo, queues, metrics, tmp_path):
     import rq
 
     with closing(redis_of(config)) as connection:
-        rq.Queue("urgent", connection=connection).enqueue("os.system", "true")  # a pickle, and not ours to call
+        rq.Queue("urgent", connection=connection).enqueue("os.system", Trap(tmp_path / "sprung"))
         queues.enqueue([await miss_a_call(db)])
         async with worker_of(config, metrics) as made:
             await work(made)
@@ -285,6 +297,7 @@ async def test_a_foreign_job_is_refused_and_the_worker_goes_on(config, db, demo,
     assert effects(config.database_url) == ONE_TEXT
     (depth, *_) = queues.depths()
     assert depth.jobs["failed"] == 1
+    assert not (tmp_path / "sprung").exists()
 
 
 async def test_a_periodic_job_never_runs_beside_itself(config, db, demo, monkeypatch):
