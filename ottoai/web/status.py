@@ -12,7 +12,6 @@ from aiohttp import web
 from ottoai.domain import audit
 from ottoai.errors import InvalidInput, StoreUnavailable
 from ottoai.indicators import GROUPS
-from ottoai.log import visible
 from ottoai.ops.snapshot import LIMIT
 from ottoai.web import csrf, keys, ops, ops_text, ops_words, press
 from ottoai.web.ops_frame import render
@@ -42,7 +41,7 @@ async def text(request: web.Request) -> web.Response:
         return ops.challenge()
     status = await request.app[keys.BOARD].status()
     said = await asyncio.to_thread(ops_text.told, status)
-    return web.Response(text=visible(said), headers={**ops.HEADERS, "X-Verdict": status.verdict})
+    return web.Response(text=said, headers={**ops.HEADERS, "X-Verdict": status.verdict})
 
 
 async def json(request: web.Request) -> web.Response:
