@@ -151,7 +151,7 @@ class Cluster:
         """Start a process in a slot; the address sends clients there once it is healthy."""
         slot.starts += 1
         environ = self._environ(_through(slot.database, self.database.url), _through(slot.redis, self.redis.url))
-        port = next(port for port in self.rng.sample(PORTS, 100) if port_is_free(port))
+        port = next(port for port in random.SystemRandom().sample(PORTS, 100) if port_is_free(port))
         api = slot.api = Api(f"api-{slot.number}-{slot.starts}", port, environ, self.folder)
         self.all.append(api)
         deadline = time.monotonic() + READY_WITHIN

@@ -103,7 +103,7 @@ class Fleet:
         }
 
     def begin(self, place: Place) -> None:
-        place.port = next(port for port in self.rng.sample(PORTS, 100) if port_is_free(port))
+        place.port = next(port for port in random.SystemRandom().sample(PORTS, 100) if port_is_free(port))
         environ = self.environ(_through(place.database, self.database.url), _through(place.redis, self.redis.url))
         with (self.folder / f"{place.name}.log").open("ab") as out:
             place.process = subprocess.Popen(
