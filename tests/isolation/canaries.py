@@ -40,7 +40,8 @@ class Planted:
 
 
 A = Planted("robin", "robin", "a0a0a0a0", "+12125550161", "161161161", "+12125550162")
-B = Planted("kestrel", "kestrel", "b0b0b0b0", "+18085550171", "171171171", "+18085550172")
+# No phone of a sample: one that /demo thought of could be the same.
+B = Planted("kestrel", "kestrel", "b0b0b0b0", "+19075550171", "171171171", "+19075550172")
 THING_IDS = {"lead": 1, "call": 2, "missed_call": 3, "message": 4, "task": 5}
 # Written by ottoai_system, or by the operator's login; the rest as the tenant itself.
 BY_SYSTEM = {"credentials", "revocations", "tenant_routes", "unclaimed_deliveries"}
