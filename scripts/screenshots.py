@@ -7,7 +7,6 @@ wrong: a delivery that nobody understands, a job that nobody knows, and with tho
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from playwright.async_api import Browser, async_playwright
 
 from ottoai import embedded
 from ottoai.config import Config
+from ottoai.embedded.folder import any_port
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 IMAGES: Final = ROOT / "docs" / "images"
@@ -39,19 +39,10 @@ UNKNOWN_JOB: Final = """
 """
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[dict[str, str]]:
     """Everything, running; the environment that finds it."""
-    port, dashboard = free_ports(2)
+    port, dashboard = any_port(), any_port()
     environ = {
         **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
         "DATA_DIR": str(folder), "PORT": str(port), "DASHBOARD_PORT": str(dashboard),

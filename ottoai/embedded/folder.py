@@ -91,10 +91,16 @@ def remembered_port(data_dir: Path, name: str) -> int:
     port = int(remembered(data_dir, name, lambda: "0"))
     if port and port_is_free(port):
         return port
+    port = any_port()
+    remember(data_dir, name, str(port))
+    return port
+
+
+def any_port() -> int:
+    """A port that nobody listens on, and that no outgoing connection is given meanwhile. Raises OttoError."""
     for _ in range(PORT_TRIES):
-        port = random.choice(PORTS)  # noqa: S311 - not a secret
+        port = random.SystemRandom().choice(PORTS)  # whoever seeded `random` alike would be given the same
         if port_is_free(port):
-            remember(data_dir, name, str(port))
             return port
     raise OttoError(f"No free port was found between {PORTS.start} and {PORTS.stop}.")
 

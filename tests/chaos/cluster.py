@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from ottoai import embedded
 from ottoai.config import Config
 from ottoai.db import open_pool
 from ottoai.domain import tenants
-from ottoai.embedded.folder import PORTS, port_is_free
+from ottoai.embedded.folder import any_port
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.vault import Vault
@@ -151,8 +151,7 @@ class Cluster:
         """Start a process in a slot; the address sends clients there once it is healthy."""
         slot.starts += 1
         environ = self._environ(_through(slot.database, self.database.url), _through(slot.redis, self.redis.url))
-        port = next(port for port in random.SystemRandom().sample(PORTS, 100) if port_is_free(port))
-        api = slot.api = Api(f"api-{slot.number}-{slot.starts}", port, environ, self.folder)
+        api = slot.api = Api(f"api-{slot.number}-{slot.starts}", any_port(), environ, self.folder)
         self.all.append(api)
         deadline = time.monotonic() + READY_WITHIN
         while not await self._healthy(api):
@@ -223,17 +222,8 @@ class Cluster:
         return "\n".join(f"--- {api.name} ({api.process.poll()})\n{self.tail(api)}" for api in self.all[-2 * APIS :])
 
     def errors(self) -> list[str]:
-        """What no process should ever have to log. That an alert fires is no error: it tells of what is done here."""
-        found = []
-        for api in self.all:
-            for line in api.lines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    entry = {"level": "CRITICAL"}
-                if entry.get("level") in {"ERROR", "CRITICAL"} and entry.get("message") != "Alert firing":
-                    found.append(f"{api.name}: {line[:3000]}")
-        return found
+        """What no process should ever have to log."""
+        return [f"{api.name}: {line[:3000]}" for api in self.all for line in faults(api.lines())]
 
     async def stop(self) -> None:
         """End all that was started here."""
@@ -247,6 +237,17 @@ class Cluster:
         if hasattr(self, "_http"):
             await self._http.close()
         await asyncio.to_thread(self._stack.close)
+
+
+def faults(lines: Iterable[str]) -> Iterator[str]:
+    """Log lines of errors, and what is no log line. That an alert fires is no error: it tells of one."""
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = {"level": "CRITICAL"}
+        if entry.get("level") in {"ERROR", "CRITICAL"} and entry.get("message") != "Alert firing":
+            yield line
 
 
 def _through(proxy: Proxy, url: str) -> str:

@@ -19,7 +19,7 @@ from ottoai import embedded
 from ottoai.config import Config
 from ottoai.db import open_pool
 from ottoai.domain import tenants
-from ottoai.embedded.folder import PORTS, port_is_free
+from ottoai.embedded.folder import any_port, port_is_free
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.queue import QUEUES
@@ -103,7 +103,7 @@ class Fleet:
         }
 
     def begin(self, place: Place) -> None:
-        place.port = next(port for port in random.SystemRandom().sample(PORTS, 100) if port_is_free(port))
+        place.port = any_port()
         environ = self.environ(_through(place.database, self.database.url), _through(place.redis, self.redis.url))
         with (self.folder / f"{place.name}.log").open("ab") as out:
             place.process = subprocess.Popen(

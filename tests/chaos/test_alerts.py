@@ -77,7 +77,7 @@ IDLE = LATE | {"queue_age.warning", "outbox_age.warning", "queue_length.warning"
 UNTICKED = frozenset({"beat_tick.warning", "beat_tick.critical"})
 # While a store is away nobody hears from workers and beat, what asks it waits, and what was asked fails.
 STORELESS = IDLE | UNTICKED | {
-    "ready.critical", "migrations.critical", "worker.critical", "beat.critical", "http_errors.warning",
+    "ready.critical", "worker.critical", "beat.critical", "http_errors.warning",
     "http_errors.critical", "http_budget_fast.critical", "db_pool.warning", "redis_errors.warning", "redis_up.warning",
     "redis_up.critical", "webhook_spool.warning", "tasks_failing.warning", "tasks_failed.critical",
     "task_budget.critical", "task_p95.warning",

@@ -1,8 +1,6 @@
 """What runs during a soak: a deployment as in production, with the settings of one, behind one address."""
 
 import asyncio
-import json
-import random
 import signal
 import subprocess
 import sys
@@ -17,12 +15,12 @@ from ottoai import embedded
 from ottoai.config import Config
 from ottoai.db import open_pool
 from ottoai.domain import tenants
-from ottoai.embedded.folder import PORTS, port_is_free
+from ottoai.embedded.folder import any_port
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.vault import Vault
 from tests.canary import watch
-from tests.chaos.cluster import ROOT, TOOLS
+from tests.chaos.cluster import ROOT, TOOLS, faults
 from tests.chaos.links import HOST, Proxy
 from tests.conftest import SECRET, SECRET_KEY, SIGNING_KEY
 from tests.operators import USERS
@@ -74,7 +72,7 @@ class Stand:
         await self._ready()
 
     def _begin(self, name: str, words: str) -> None:
-        self.ports[name] = next(port for port in random.sample(PORTS, 100) if port_is_free(port))
+        self.ports[name] = any_port()
         output = self.folder / f"{name}.log"
         watch.file(output)
         with output.open("ab") as out:
@@ -121,13 +119,7 @@ class Stand:
         found = []
         for name in self.processes:
             with (self.folder / f"{name}.log").open(errors="replace") as lines:
-                for line in lines:
-                    try:
-                        entry = json.loads(line)
-                    except ValueError:
-                        entry = {"level": "CRITICAL"}
-                    if entry.get("level") in {"ERROR", "CRITICAL"} and entry.get("message") != "Alert firing":
-                        found.append(f"{name}: {line.strip()[:2000]}")
+                found += [f"{name}: {line.strip()[:2000]}" for line in faults(lines)]
         return found
 
     async def stop(self) -> list[str]:
