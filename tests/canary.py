@@ -64,10 +64,14 @@ class Watch:
     def finish(self) -> dict[tuple[str, str], str]:
         """Search the files, and return all leaks."""
         for path in sorted(self.files):
-            with suppress(OSError), path.open(errors="replace") as lines:
-                for line in lines:
-                    self.saw(str(path), line)
+            self.read(path)
         return self.leaks
+
+    def read(self, path: Path) -> None:
+        """Search a file now."""
+        with suppress(OSError), path.open(errors="replace") as lines:
+            for line in lines:
+                self.saw(str(path), line)
 
 
 watch: Final = Watch()

@@ -5,6 +5,8 @@ import io
 import itertools
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -51,6 +53,9 @@ GENEROUS = {
 }
 SIGNING_KEY = "signing-key-of-{}"
 
+MEMORY = Path("/dev/shm")
+MEMORY_NEEDED = 2 * 1024**3  # some hundred MiB for each test process's server
+
 
 def on_database(url: str, name: str) -> str:
     """The same server's URL, for another database."""
@@ -76,11 +81,20 @@ def _run(url: str, options: str | None, sql: str, values: tuple[object, ...]) ->
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.PostgresServer]:
-    folder = tmp_path_factory.mktemp("postgres")
-    canary.watch.file(folder / "postgres.log")
-    with embedded.postgres(folder, durable=False) as server:
+def quick_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory, where there is enough of it: a fresh database there is made five times as fast."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED:
+        with tempfile.TemporaryDirectory(prefix="ottoai-tests-", dir=MEMORY) as folder:
+            yield Path(folder)
+    else:
+        yield tmp_path_factory.mktemp("postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(quick_folder: Path) -> Iterator[embedded.PostgresServer]:
+    with embedded.postgres(quick_folder, durable=False) as server:
         yield server
+    canary.watch.read(quick_folder / "postgres.log")
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +119,7 @@ _numbers = itertools.count(1)
 def database_url(postgres_server: embedded.PostgresServer, template_url: str) -> Iterator[str]:
     """A fresh, migrated database."""
     name = f"test_{next(_numbers)}"
-    execute(postgres_server.url, f"create database {name} template template_for_tests")
+    execute(postgres_server.url, f"create database {name} template template_for_tests strategy file_copy")
     yield on_database(postgres_server.url, name)
     execute(postgres_server.url, f"drop database {name} with (force)")
 
@@ -134,6 +148,7 @@ def make_config(database_url: str, redis_url: str, **settings: str) -> Config:
         "SECRET_KEYS": SECRET_KEY,
         "OPS_USERS": "operator:secret:operator",
         "PROBE_SECONDS": "0",  # a tenant and events that a test would have to know of
+        "DB_POOL_SIZE": "3",  # each connection costs a start of its own, and most tests need but one
         "WORKER_MEMORY_MB": "0",  # workers of a test's own process would count all of its memory
         **GENEROUS,
     }

@@ -80,6 +80,7 @@ class PostgresServer:
         }
         if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings["max_wal_size"] = "128MB"  # it may lie in memory
             settings["autovacuum"] = "off"  # its workers are a superuser's: who drops a database cannot end them
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         death = dies_with_parent(signal.SIGINT)

@@ -18,7 +18,7 @@ from ottoai import embedded
 from ottoai.config import Config
 from ottoai.db import open_pool
 from ottoai.domain import events, tenants
-from ottoai.embedded.folder import port_is_free
+from ottoai.embedded.folder import any_port
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.vault import Vault
@@ -100,7 +100,7 @@ async def stage(
 @asynccontextmanager
 async def api_process(environ: Mapping[str, str], cores: set[int]) -> AsyncIterator[Api]:
     """A further API process, ready."""
-    port = free_port()
+    port = any_port()
     with child([sys.executable, "-m", "ottoai", "api"], cores=cores, env={**environ, "PORT": str(port)}) as process:
         base = f"http://127.0.0.1:{port}"
         await ready(base)
@@ -141,8 +141,3 @@ async def reached(url: str, seconds: float = READY_WITHIN) -> None:
                         return
             await asyncio.sleep(0.1)
     raise SystemExit(f"{url} did not answer 200 within {seconds:.0f} s.")
-
-
-def free_port(first: int = 19_000) -> int:
-    """A port that nobody listens on, from this one on."""
-    return next(port for port in range(first, 19_999) if port_is_free(port))

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from scripts.bench.harness import free_port, reached
+from ottoai.embedded.folder import any_port
+from scripts.bench.harness import reached
 from scripts.bench.measure import Bound, Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,9 +49,9 @@ def _measure() -> dict[str, Result]:
 
 def _until_ready(clone: Path) -> float:
     """The seconds it took to be ready; stopped as by Ctrl-C afterwards."""
-    port = free_port()
+    port = any_port()
     env = {name: value for name, value in os.environ.items() if name in KEPT}
-    words = ["make", "run", f"PORT={port}", f"DASHBOARD_PORT={free_port(port + 1)}", f"PYTHON={_python()}"]
+    words = ["make", "run", f"PORT={port}", f"DASHBOARD_PORT={any_port()}", f"PYTHON={_python()}"]
     started = time.monotonic()
     with Path(clone.parent, "out").open("wb") as out:
         process = subprocess.Popen(words, cwd=clone, env=env, stdout=out, stderr=out, start_new_session=True)

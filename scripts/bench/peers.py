@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,9 +12,8 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from ottoai.embedded.folder import port_is_free
+from ottoai.embedded.folder import any_port
 from scripts.bench.cores import api_cores, child, load_cores, on_cores
-from scripts.bench.harness import free_port
 from scripts.bench.listeners import upgrade
 from scripts.bench.targets import SIZE, Target, payload
 
@@ -55,7 +55,7 @@ async def nginx() -> AsyncIterator[Target | None]:
     if program is None or module is None:
         yield None
         return
-    port = free_port()
+    port = any_port()
     user = "user root;" if os.geteuid() == 0 else ""
     with _server([program, "-c", "server.conf"], NGINX.format(module=module, port=port, user=user), port) as process:
         base = f"http://127.0.0.1:{port}"
@@ -76,7 +76,7 @@ async def nats() -> AsyncIterator[Target | None]:
     if program is None:
         yield None
         return
-    port = free_port()
+    port = any_port()
     with _server([program, "-c", "server.conf"], NATS.format(port=port), port) as process:
         hello = b'CONNECT {"verbose":false,"pedantic":false,"lang":"bench","version":"0","protocol":0}\r\n'
         joining = [(hello + b"SUB bench 1\r\nPING\r\n", b"PONG\r\n")]
@@ -98,12 +98,20 @@ def _server(words: list[str], config: str, port: int) -> Iterator[psutil.Process
         env = {**os.environ, "GOMAXPROCS": "1"}
         with child(words, cores=api_cores(), env=env, cwd=folder, quiet=True) as process:
             deadline = time.monotonic() + STARTS_WITHIN
-            while port_is_free(port):
+            while not _listens(port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(f"{words[0]} did not start.")
                 time.sleep(0.05)
             time.sleep(0.2)
             yield psutil.Process(process.pid)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 @asynccontextmanager

@@ -20,12 +20,13 @@ import msgspec
 import psutil
 import psycopg2
 
+from ottoai.embedded.folder import any_port
 from ottoai.web import inputs
 from ottoai.web.api.calls import CallQuery
 from scripts.bench import webhooks
 from scripts.bench.askers import Answers, ask, get
 from scripts.bench.cores import api_cores, child
-from scripts.bench.harness import Stage, free_port, ready, stage
+from scripts.bench.harness import Stage, ready, stage
 from scripts.bench.measure import Bound, Result, cpu_seconds, figures
 
 CALLS = 100_000
@@ -222,7 +223,7 @@ async def write(on: Stage) -> None:
 @asynccontextmanager
 async def fastapi(on: Stage, python: str) -> AsyncIterator[tuple[str, psutil.Process]]:
     """The peer, on the core of the API, which has nothing to do meanwhile."""
-    port = free_port()
+    port = any_port()
     env = {**os.environ, "DATABASE_URL": on.config.database_url}
     with child([python, str(PEER), str(port)], cores=api_cores(), env=env) as process:
         base = f"http://127.0.0.1:{port}"

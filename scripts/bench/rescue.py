@@ -15,12 +15,13 @@ from ottoai import samples
 from ottoai.config import Config
 from ottoai.db import open_pool
 from ottoai.domain import tenants
+from ottoai.embedded.folder import any_port
 from ottoai.metrics import Metrics
 from ottoai.vault import Vault
 from ottoai.webhooks import callrail
 from scripts.bench import webhooks
 from scripts.bench.cores import child, every_core
-from scripts.bench.harness import KEY, free_port, reached, stage
+from scripts.bench.harness import KEY, reached, stage
 from scripts.bench.measure import Bound, Result, median, percentile
 
 TENANTS = 50
@@ -32,7 +33,7 @@ SETTLED_WITHIN = 60.0
 
 async def run() -> Result:
     """50 missed calls a second of 50 tenants, one api and one worker process."""
-    port = free_port()
+    port = any_port()
     carrier = f"http://127.0.0.1:{port}"
     python = [sys.executable, "-m"]
     with child([*python, "scripts.bench.carrier", str(port)], cores=every_core(), env=dict(os.environ)):

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 
+from ottoai.embedded.folder import any_port
 from scripts.bench.cores import child, every_core
-from scripts.bench.harness import Api, api_process, free_port, reached, stage
+from scripts.bench.harness import Api, api_process, reached, stage
 from scripts.bench.measure import Result, cpu_seconds, median, percentile
 from scripts.bench.webhooks import TENANTS, Sent, send, signed
 
@@ -20,7 +21,7 @@ Round = tuple[float, float]  # ms of processor a webhook, p99 in ms
 
 async def run() -> Result:
     """Three api processes of one stage, which differ in that alone."""
-    port = free_port()
+    port = any_port()
     collector = f"http://127.0.0.1:{port}"
     words = [sys.executable, "-m", "scripts.bench.collector", str(port)]
     rounds: dict[str, list[Round]] = {share: [] for share in SHARES}

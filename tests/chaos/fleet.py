@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, closing
@@ -19,13 +20,13 @@ from ottoai import embedded
 from ottoai.config import Config
 from ottoai.db import open_pool
 from ottoai.domain import tenants
-from ottoai.embedded.folder import any_port, port_is_free
+from ottoai.embedded.folder import any_port
 from ottoai.metrics import Metrics
 from ottoai.migrate import migrate
 from ottoai.queue import QUEUES
 from ottoai.vault import Vault
 from tests.chaos.cluster import ROOT, TOOLS, _through
-from tests.chaos.links import Proxy, State
+from tests.chaos.links import HOST, Proxy, State
 from tests.conftest import SECRET, SECRET_KEY, SIGNING_KEY, execute
 
 PLACES = {"api-1": "ottoai api", "api-2": "ottoai api", "worker-1": "jobs worker", "worker-2": "jobs worker",
@@ -83,10 +84,24 @@ class Fleet:
             await place.redis.open()
             await place.database.open()
             self.begin(place)
-        async with asyncio.timeout(READY_WITHIN):
-            for place in self.places:
-                while place.name.startswith("api") and port_is_free(place.port):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+        for place in self.places:
+            if place.name.startswith("api"):
+                await self._listening(place)
+
+    async def _listening(self, place: Place) -> None:
+        deadline = time.monotonic() + READY_WITHIN
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(HOST, place.port)
+            except OSError:
+                assert place.process is not None
+                if place.process.poll() is not None or time.monotonic() > deadline:
+                    log = (self.folder / f"{place.name}.log").read_text(errors="replace")
+                    raise AssertionError(f"{place.name} did not start:\n{log[-3000:]}") from None
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
 
     def environ(self, database_url: str, redis_url: str) -> dict[str, str]:
         return TOOLS | {

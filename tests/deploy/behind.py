@@ -15,8 +15,9 @@ from typing import Final
 import aiohttp
 import pytest
 
+from ottoai.embedded.folder import any_port
 from tests.canary import watch
-from tests.e2e.conftest import ROOT, TOOLS, free_ports
+from tests.e2e.conftest import ROOT, TOOLS
 from tests.helpers import until
 
 HAPROXY: Final = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -35,7 +36,7 @@ class Balanced:
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         self.folder = folder
         self.environ = {**environ, "HOST": "127.0.0.1", "TRUSTED_PROXIES": "127.0.0.0/8", "DRAIN_SECONDS": str(DRAIN)}
-        port, *ports = free_ports(1 + len(PLACES))
+        port, *ports = (any_port() for _ in range(1 + len(PLACES)))
         self.base = f"http://127.0.0.1:{port}"
         self.ports = dict(zip(PLACES, ports, strict=True))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

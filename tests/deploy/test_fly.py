@@ -9,9 +9,10 @@ import pytest
 from jobs.__main__ import _parser as jobs_parser
 from ottoai.__main__ import parser as ottoai_parser
 from ottoai.config import Config
+from ottoai.embedded.folder import any_port
 from tests.conftest import GENEROUS, SECRET, SECRET_KEY
 from tests.deploy.test_proxy import listens
-from tests.e2e.conftest import ROOT, TOOLS, free_ports, process
+from tests.e2e.conftest import ROOT, TOOLS, process
 from tests.helpers import until
 
 FLY: Final = tomllib.loads((ROOT / "fly.toml").read_text())
@@ -92,7 +93,7 @@ def test_the_parts_fit_together():
 
 
 async def test_metrics_have_a_port_of_their_own_for_a_scraper_without_a_token(database_url, redis_url, tmp_path):
-    port, private = free_ports(2)
+    port, private = any_port(), any_port()
     environ = {
         **TOOLS, **GENEROUS, **SECRETS, "ENVIRONMENT": "test", "DATABASE_URL": database_url, "REDIS_URL": redis_url,
         "PORT": str(port), "METRICS_PORT": str(private), "PROBE_SECONDS": "0",

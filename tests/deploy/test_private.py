@@ -7,11 +7,11 @@ import psutil
 import pytest
 
 from jobs import dashboard
+from ottoai.embedded.folder import any_port
 from ottoai.errors import ConfigError
 from tests.background import process
 from tests.conftest import make_config
 from tests.deploy.test_proxy import listens
-from tests.e2e.conftest import free_ports
 from tests.helpers import until
 
 OPERATOR = "op:canary-secret-of-ops:operator"
@@ -19,7 +19,7 @@ Interface = namedtuple("Interface", "address")  # noqa: PYI024 - as psutil's
 
 
 async def test_it_listens_on_the_private_address_alone(database_url, redis_url):
-    (port,) = free_ports(1)
+    port = any_port()
     config = make_config(database_url, redis_url, HOST="127.0.0.2", DASHBOARD_PORT=str(port))
     with process("dashboard", config, HOST="127.0.0.2", DASHBOARD_PORT=str(port), OPS_USERS=OPERATOR):
         await until(lambda: listens(port, "127.0.0.2"), 30)

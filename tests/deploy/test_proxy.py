@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ottoai.embedded.folder import any_port
 from tests.deploy.behind import PLACES, haproxy, needs_haproxy
-from tests.e2e.conftest import free_ports
 from tests.helpers import until
 
 pytestmark = needs_haproxy
@@ -63,7 +63,7 @@ async def edge(aiohttp_server: Callable[..., Awaitable[TestServer]], tmp_path: P
     app = web.Application()
     app.router.add_get("/health", told)
     behind = (await aiohttp_server(app)).make_url("/").authority
-    plain, secure = free_ports(2)
+    plain, secure = any_port(), any_port()
     pem = certificate(tmp_path)
     environ = {"HTTP": f"127.0.0.1:{plain}", "HTTPS": f"127.0.0.1:{secure}", "CERTIFICATES": str(pem)}
     environ |= {place.upper().replace("-", "_"): behind for place in PLACES}

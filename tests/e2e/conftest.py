@@ -5,13 +5,12 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 from ottoai import embedded, samples
 from ottoai.client import Follower
 from ottoai.config import Config
+from ottoai.embedded.folder import any_port
 from tests.canary import watch
 from tests.conftest import GENEROUS, of_tenant
 from tests.helpers import deliver, report
@@ -50,7 +50,7 @@ class Product:
         self.data_dir = folder / "data"
         self.output = folder / "output"
         watch.file(self.output)
-        port, dashboard_port = free_ports(2)
+        port, dashboard_port = any_port(), any_port()
         self.base = f"http://127.0.0.1:{port}"
         self.environ = {**TOOLS, "DATA_DIR": str(self.data_dir)}  # all that another terminal has to know
         self.settings = {"PORT": str(port), "DASHBOARD_PORT": str(dashboard_port), **GENEROUS, **settings}
@@ -201,15 +201,6 @@ def is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from ottoai.embedded.folder import any_port
 from tests.callrail import serving_callrail
 from tests.conftest import execute
 from tests.e2e import flyctl
 from tests.e2e.commands_of_docs import DOC, blocks, commands
-from tests.e2e.conftest import ROOT, SIGNING_KEY, Product, eventually, free_ports
+from tests.e2e.conftest import ROOT, SIGNING_KEY, Product, eventually
 from tests.e2e.test_scripts import BUSY
 from tests.helpers import deliver, get, report
 
@@ -297,7 +298,7 @@ def kill_a_job(product: Product) -> bool:
 
 async def until(command: str, product: Product, environ: dict[str, str], folder: Path) -> None:
     """A process that goes on: it comes up, and ends well when it is told to."""
-    (port,) = free_ports(1)
+    port = any_port()
     process = await asyncio.create_subprocess_exec(
         *command.split(), cwd=ROOT, env={**environ, "DASHBOARD_PORT": str(port)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

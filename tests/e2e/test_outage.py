@@ -17,6 +17,7 @@ import redis
 
 from ottoai import embedded, samples
 from ottoai.config import Config
+from ottoai.embedded.folder import any_port
 from ottoai.web.auth import issue
 from tests.conftest import SECRET, SECRET_KEY, of_tenant
 from tests.e2e.conftest import (
@@ -25,7 +26,6 @@ from tests.e2e.conftest import (
     TOOLS,
     check_log_of_events,
     eventually,
-    free_ports,
     post_missed_call,
     process,
     texts,
@@ -172,7 +172,7 @@ async def answer(base, path):
 @asynccontextmanager
 async def another_api(environ, folder):
     """One more API process on the same stores: what it shows has come through them."""
-    (port,) = free_ports(1)
+    port = any_port()
     base = f"http://127.0.0.1:{port}"
 
     async def ready():

@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ottoai.embedded.folder import any_port
 from tests.background import eventually
 from tests.conftest import GENEROUS, SECRET, SECRET_KEY, of_tenant
-from tests.e2e.conftest import free_ports, process
+from tests.e2e.conftest import process
 from tests.howto.pages import PAGES, apply, commands, copied, edits
 
 CHECKS = (("-m", "ruff", "check", "."), ("-m", "ruff", "format", "--check", "."), ("-m", "mypy"))
@@ -29,7 +30,7 @@ class Copy:
         self.edits = list(edits(self.page))
         for edit in self.edits:
             apply(edit, self.root)
-        (port,) = free_ports(1)
+        port = any_port()
         self.base = f"http://127.0.0.1:{port}"
         self._output = folder / "output"
         self._environ = {

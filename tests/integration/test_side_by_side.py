@@ -285,11 +285,12 @@ async def test_a_worker_that_has_grown_too_large_ends_what_it_runs_and_exits(con
 
 
 async def test_many_jobs_of_a_killed_worker_each_have_one_effect(config, db, demo, queues, metrics):
-    url, count = config.database_url, 12
+    url, count, connections = config.database_url, 12, 8
+    given = {"WORKER_LEASE_SECONDS": "2", "DB_POOL_SIZE": str(connections)}
     jobs = [await miss_a_call(db, 100 + number) for number in range(count)]
-    with process("worker", config, WORKER_LEASE_SECONDS="2") as victim, locked(url, "development_texts"):
+    with process("worker", config, **given) as victim, locked(url, "development_texts"):
         queues.enqueue(jobs)
-        await eventually(lambda: len(blocked(url)) == config.db_pool_size)
+        await eventually(lambda: len(blocked(url)) == connections)
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
         for pid in blocked(url)[::2]:  # half of the texts go out, and nobody was told

@@ -14,8 +14,9 @@ from aiohttp import ClientSession
 
 import jobs
 import ottoai
+from ottoai.embedded.folder import any_port
 from tests.conftest import GENEROUS, SECRET, SECRET_KEY
-from tests.e2e.conftest import eventually, free_ports, process
+from tests.e2e.conftest import eventually, process
 from tests.helpers import deliver, get, report
 
 FORGED = '"}\r\n{"level":"CRITICAL","message":"forged"}\n\x1b[2J\x85\u2028\u2029'
@@ -27,7 +28,7 @@ PATHS = ("/{}", "/nobody/{}", "/call-rail/{}", "/call-rail/pre-call/{}", "/api/c
 
 
 async def test_each_line_of_a_running_process_stays_one_object(config, demo, make_token, tmp_path):
-    [port] = free_ports(1)
+    port = any_port()
     base, output, token = f"http://127.0.0.1:{port}", tmp_path / "api.log", make_token(user=USER)
     settings = {"DATABASE_URL": config.database_url, "REDIS_URL": config.redis_url, "PORT": str(port),
                 "JWT_SECRET": SECRET, "SECRET_KEYS": SECRET_KEY, "ENVIRONMENT": "development", "PROBE_SECONDS": "0",
