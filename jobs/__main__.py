@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ottoai import __version__, embedded, log, terminal, trace
+from ottoai import __version__, embedded, log, memory, terminal, trace
 from ottoai.config import Config
 from ottoai.errors import ConfigError
 from ottoai.metrics import Metrics
@@ -43,6 +43,7 @@ def _queues(text: str) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     args = _parser().parse_args(argv)
+    memory.one_heap()
     try:
         config = Config.load(embedded.discover(os.environ))
         log.setup(config, args.command)

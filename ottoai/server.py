@@ -1,7 +1,6 @@
 """Running the API process: listening, and stopping in good order."""
 
 import asyncio
-import gc
 import logging
 import signal
 import socket as sockets
@@ -9,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from ottoai import __version__, log, trace
+from ottoai import __version__, background, log, memory, trace
 from ottoai.app import build_app, drain
 from ottoai.config import Config
 
@@ -17,25 +16,14 @@ logger = logging.getLogger(__name__)
 
 SHUTDOWN: Final = 8.0  # seconds for requests in flight, after the draining of sockets took up to 21: under 30 in all
 BACKLOG: Final = 1024  # connections waiting to be accepted: a thousand clients come back at once after a deploy
-COLLECT: Final = (5_000, 20, 100)  # new objects; looks at the young; looks at those, until all are looked at
 
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
+    memory.one_heap()
     log.setup(config, "api")
     with trace.setup(config, "ottoai-api"):
         return asyncio.run(_serve(config))
-
-
-def settle() -> None:
-    """Have the garbage collector look seldom at what lasts: nobody is served meanwhile. Nearly all is freed without it.
-
-    What the start made is never looked at again; that alone took 60 ms. A thousand sockets take 70 ms, at each quarter
-    by which the process had grown; now only after millions of new objects, too.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT)
 
 
 def runner_of(app: web.Application, config: Config) -> web.AppRunner:
@@ -73,9 +61,10 @@ async def _serve(config: Config) -> int:
         await listen(runner, config, config.port, BACKLOG)
         if config.metrics_port:
             await listen(runner, config, config.metrics_port)
-        settle()
+        memory.settle()
         logger.info("API listening", extra={"host": config.host, "port": config.port, "version": __version__})
-        await stopping.wait()
+        async with background.running(memory.collect):
+            await stopping.wait()
         logger.info("API stopping")
         # Still listening: /health says 503, and who comes is answered, or told to go elsewhere if it would stay.
         await asyncio.gather(drain(app), asyncio.sleep(config.drain_seconds))

@@ -44,6 +44,7 @@ class Fleet:
     def __init__(self, indicators: Iterable[Indicator], history: History, now: float) -> None:
         self.now = now
         self._since = now  # who started later is counted from 0
+        self._thinned = now - FINE  # of older looks there is one a minute
         self._history = history
         self._slots: dict[str, int] = {}
         self._counters: dict[str, list[tuple[Select, int]]] = {}  # by the metric's full name
@@ -208,16 +209,20 @@ class Fleet:
     def _set_back(self, seconds: float) -> None:
         """The clock was: what was seen is as long ago as before, or windows would hold too much or nothing."""
         self._since -= seconds
+        self._thinned -= seconds
         self._looks = deque(Look(look.at - seconds, look.totals) for look in self._looks)
         self._known = {key: Known(known.at - seconds, known.values) for key, known in self._known.items()}
 
     def _thin_out(self) -> None:
         while len(self._looks) > 2 and self._looks[1].at < self.now - KEPT:
             self._looks.popleft()
-        # Only the look that has just become old is judged: those before it were.
+        # Those that have become old since the last time: how many depends on how fast looks came then, and come now.
         place = bisect_right(self._looks, self.now - FINE, key=lambda look: look.at) - 1
-        if place >= 2 and self._looks[place].at // 60 == self._looks[place - 1].at // 60:
-            del self._looks[place - 1]
+        while place >= 2 and self._looks[place].at > self._thinned:
+            if self._looks[place].at // 60 == self._looks[place - 1].at // 60:
+                del self._looks[place - 1]
+            place -= 1
+        self._thinned = self.now - FINE
 
 
 def _of_kind(which: Select, snapshot: Snapshot) -> bool:

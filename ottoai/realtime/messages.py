@@ -251,3 +251,8 @@ def frame(payload: bytes, opcode: Literal[1, 2, 10] = 1) -> bytes:
     if size < 65536:
         return struct.pack("!BBH", 0x80 | opcode, 126, size) + payload
     return struct.pack("!BBQ", 0x80 | opcode, 127, size) + payload
+
+
+def unframed(framed: bytes) -> bytes:
+    """The payload of such a frame."""
+    return framed[{126: 4, 127: 10}.get(framed[1], 2) :]

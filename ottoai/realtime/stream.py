@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from sys import intern
 from typing import Final
 
 from ottoai.domain.events import Event
 from ottoai.domain.tenants import PROBE
 from ottoai.realtime.connection import Connection
-from ottoai.realtime.messages import encode_event
+from ottoai.realtime.messages import encode_event, unframed
 from ottoai.realtime.wires import WEBSOCKET, Wire
 
 # What a tenant's ring may hold: enough to resume after a deploy, bounded for tenants with large events.
@@ -23,17 +24,21 @@ BATCH_BYTES: Final = 64 * 1024  # joined at once; what a slow client is left wit
 class Entry:
     """An event, encoded once for each wire."""
 
-    __slots__ = ("_chunk", "at", "channels", "frame", "payload", "place", "seq", "traceparent")
+    __slots__ = ("_chunk", "at", "channels", "frame", "place", "seq", "traceparent")
 
     def __init__(self, event: Event, epoch: int, traceparent: str = "") -> None:
         self.seq = event.seq
         self.traceparent = traceparent  # where it was published, if that is recorded
-        self.channels = event.channels
+        self.channels = tuple(map(intern, event.channels))  # a thousand events of a ring share a few
         self.at = event.ts.timestamp()
         self.place = None if event.seq is None else f"{epoch}.{event.seq}"
-        self.payload = encode_event(event)
-        self.frame = WEBSOCKET.event(self.payload, self.place)
+        self.frame = WEBSOCKET.event(encode_event(event), self.place)
         self._chunk: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The event as JSON."""
+        return unframed(self.frame)
 
     def on(self, wire: Wire) -> bytes:
         """The event as it is written to a wire."""

@@ -19,6 +19,7 @@ HEARTBEAT: Final = 20  # seconds between pings: well under the minute after whic
 STALE: Final = 40.0  # seconds of silence: two pings unanswered
 AUTH_WARNING: Final = 60.0  # seconds before its expiry that a client is asked for a new token
 AUTH_GRACE: Final = 25.0  # seconds after it that the old one still serves
+SPARE: Final = 1_000  # expiries of connections that have ended, or have a newer one, which are put up with
 
 
 class Wheel:
@@ -48,7 +49,10 @@ class Wheel:
     def watch_expiry(self, connection: Connection) -> None:
         """Heed the connection's (new) expiry."""
         connection.warned = False
-        heapq.heappush(self._expiries, (connection.expires_at.timestamp() - AUTH_WARNING, connection.id))
+        heapq.heappush(self._expiries, (_due(connection), connection.id))
+        if len(self._expiries) > 2 * len(self._connections) + SPARE:  # most are of connections that have ended
+            self._expiries = [(_due(each), each.id) for each in self._connections.values()]
+            heapq.heapify(self._expiries)
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -85,4 +89,9 @@ class Wheel:
         if not connection.warned:
             connection.warned = True
             connection.send(AuthExpiring(expires_at=connection.expires_at))
-        heapq.heappush(self._expiries, (expires + AUTH_GRACE, connection.id))
+        heapq.heappush(self._expiries, (_due(connection), connection.id))
+
+
+def _due(connection: Connection) -> float:
+    """When a connection's expiry is to be looked at next, in seconds since 1970."""
+    return connection.expires_at.timestamp() + (AUTH_GRACE if connection.warned else -AUTH_WARNING)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ottoai.indicators import Indicator
 from ottoai.measures import Age, Fullness, Increase, Level, Quantile, Ratio, Select
 from ottoai.metrics import Metrics
-from ottoai.ops.fleet import Fleet
+from ottoai.ops.fleet import FINE, Fleet
 from ottoai.ops.history import History
 from ottoai.tally import Snapshot
 
@@ -255,3 +255,14 @@ def test_a_clock_that_is_set_back_moves_nothing_in_or_out_of_a_window():
     young.ran(4, "failure")
     look(fleet, 2005 + back, worker, young)
     assert fleet.increase(FAILED, 600) == 4
+
+
+@given(st.lists(st.floats(0.5, 30), min_size=80, max_size=150))
+def test_of_old_looks_one_a_minute_is_kept(pauses: list[float]):
+    """However fast looks came: an open /ops has them come at once."""
+    fleet, at = make_fleet(), 0.0
+    for pause in pauses:
+        at += pause
+        look(fleet, at)
+    minutes = [each.at // 60 for each in fleet._looks if each.at <= fleet.now - FINE][1:]  # the first is the beginning
+    assert len(minutes) == len(set(minutes))
