@@ -12,8 +12,9 @@ select
 
 -- name: since^
 -- Log rows after one number up to another, all or only those about a lead or a user, as a JSON array in order; and the
--- oldest number that the log has.
+-- log's epoch and oldest number.
 select
+    l.epoch,
     l.oldest,
     (
         select coalesce(jsonb_agg(to_jsonb(e) order by e.seq), '[]')::text

@@ -101,9 +101,10 @@ async def append(tx: Session, trace_id: str, drafts: Sequence[Row]) -> Appended:
 
 
 class Page(NamedTuple):
-    """A stretch of the log, and the oldest number that the log had when it was read."""
+    """A stretch of the log, and the epoch and oldest number that the log had when it was read (0, 1: there is none)."""
 
     events: tuple[Event, ...]
+    epoch: int
     oldest: int
 
 
@@ -112,7 +113,7 @@ async def since(
 ) -> Page:
     """At most `limit` events with after < seq <= until, in order; only a lead's or user's if `channel` names one."""
     row = await queries().events.since(tx, after=after, until=until, limit=limit, **_about(channel))
-    return Page(_decode(row["events"]), row["oldest"]) if row else Page((), 1)
+    return Page(_decode(row["events"]), row["epoch"], row["oldest"]) if row else Page((), 0, 1)
 
 
 async def count(tx: Session, after: int, until: int, channel: Channel | None) -> int:

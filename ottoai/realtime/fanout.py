@@ -34,12 +34,12 @@ DRAIN_POLL: Final = 0.02
 STUCK: Final = 30.0  # seconds without the client taking enough to go on
 RETRY: Final = 0.5  # until the log is asked again after it did not answer
 
-ReadLog = Callable[[str, int, int, Channel | None, int], Awaitable[tuple[list[Entry], int]]]
+ReadLog = Callable[[Stream, int, int, Channel | None, int], Awaitable[tuple[list[Entry], int]]]
 Lost = Callable[[Connection, int, int], None]
 
 
 class Fanout:
-    """Writes streams to their connections. `read_log(tenant, after, until, channel, limit)` reads what the ring no
+    """Writes streams to their connections. `read_log(stream, after, until, channel, limit)` reads what the ring no
     longer holds, and the oldest number that the log does; `lost(connection, from, to)` is told of what it does not.
     """
 
@@ -233,7 +233,7 @@ class Fanout:
         parsed = parse_channel(channel) if channel else None
         try:
             async with self._readers:
-                page, oldest = await self._read_log(stream.tenant_id, after, until, parsed, READ_PAGE)
+                page, oldest = await self._read_log(stream, after, until, parsed, READ_PAGE)
         except StoreUnavailable:
             await asyncio.sleep(RETRY)
             return

@@ -177,7 +177,7 @@ class Hub:
                 page, until = stream.recent(after, head), head
             else:
                 channel = events.parse_channel(channels[0]) if len(channels) == 1 else None
-                page, oldest = await self._read_log(stream.tenant_id, after, head, channel, REPAIR_PAGE)
+                page, oldest = await self._read_log(stream, after, head, channel, REPAIR_PAGE)
                 if oldest > after + 1:
                     return None
                 until = head if len(page) < REPAIR_PAGE else page[-1].seq or head
@@ -206,7 +206,7 @@ class Hub:
         room = True
         while room and stream.floor > 0:
             floor = stream.floor
-            page, _ = await self._read_log(stream.tenant_id, max(floor - REACH_PAGE, 0), floor, None, REACH_PAGE)
+            page, _ = await self._read_log(stream, max(floor - REACH_PAGE, 0), floor, None, REACH_PAGE)
             room = stream.prepend(page) and len(page) == REACH_PAGE
         stream.reached_back = True
 
@@ -307,11 +307,10 @@ class Hub:
 
     async def repair(self, stream: Stream, source: str) -> None:
         """Read from the log what was not heard. Raises StoreUnavailable."""
-        session = self._db.one(stream.tenant_id)
         fetched = 0
         more = True
         while more:
-            page = await events.since(session, stream.head, limit=REPAIR_PAGE)
+            page = await self._page(stream, stream.head, limit=REPAIR_PAGE)
             more = len(page.events) == REPAIR_PAGE
             if page.oldest > stream.head + 1:
                 self._skip(stream, page.oldest - 1)
@@ -335,8 +334,10 @@ class Hub:
 
     def _restart(self, stream: Stream) -> None:
         """History has changed (a backup was restored): the clients come back and learn it."""
+        if not self.knows(stream):
+            return
         log.warning("Epoch changed; closing the tenant's connections", extra={"tenant_id": stream.tenant_id})
-        self.streams.pop(stream.tenant_id, None)
+        del self.streams[stream.tenant_id]
         for connection in list(stream.members):
             self._close(connection, CloseCode.RESTARTING, "epoch")
         stream.wake()
@@ -387,11 +388,18 @@ class Hub:
     # What the fan-out asks for
 
     async def _read_log(
-        self, tenant: str, after: int, until: int, channel: Channel | None, limit: int
+        self, stream: Stream, after: int, until: int, channel: Channel | None, limit: int
     ) -> tuple[list[Entry], int]:
-        epoch = self.streams[tenant].epoch if tenant in self.streams else 0
-        page = await events.since(self._db.one(tenant), after, until, channel=channel, limit=limit)
-        return [Entry(event, epoch) for event in page.events], page.oldest
+        page = await self._page(stream, after, until, channel=channel, limit=limit)
+        return [Entry(event, stream.epoch) for event in page.events], page.oldest
+
+    async def _page(self, stream: Stream, after: int, until: int = events.LATEST, **which: Any) -> events.Page:
+        """Events of this stream's log. Raises StoreUnavailable, also when another log has taken its place."""
+        page = await events.since(self._db.one(stream.tenant_id), after, until, **which)
+        if page.epoch != stream.epoch:
+            self._restart(stream)
+            raise StoreUnavailable("The log was replaced by an older one; ask again.")
+        return page
 
     def _lost(self, connection: Connection, from_seq: int, to_seq: int) -> None:
         self._metrics.ws_messages_dropped_total.inc(to_seq - from_seq + 1, reason="unrepairable")

@@ -8,10 +8,11 @@ import aiohttp
 import pytest
 
 from ottoai.client import connect
-from ottoai.realtime import wheel
+from ottoai.realtime import hub, wheel
+from ottoai.realtime import stream as streams
 from ottoai.realtime.messages import CloseCode
 from ottoai.web import keys
-from tests.conftest import add_tenant
+from tests.conftest import add_tenant, execute
 from tests.helpers import get, until
 from tests.integration.test_realtime import CHANNEL, append, emit
 from tests.streams import open_stream
@@ -274,3 +275,22 @@ async def test_a_stream_says_why_it_is_ended(app, base, make_token):
         app[keys.SOCKETS].close(connection, CloseCode.RESTARTING, "draining")
         assert await stream.message() == {"type": "end", "code": 1012, "reason": "draining"}
         assert await stream.message() is None
+
+
+async def test_of_a_replaced_log_nothing_is_told_under_the_old_epoch(
+    base, make_token, database_url, monkeypatch
+):
+    """A process that has not noticed yet would tell 1 to 4, and the place after a 5 that nobody was told."""
+    monkeypatch.setattr(streams, "RING_EVENTS", 2)  # the rest is read from the log
+    monkeypatch.setattr(hub, "HEADS_EVERY", 3600.0)
+    for _ in range(5):
+        await emit(base)
+    start = await poll(base, make_token())
+    execute(
+        database_url,
+        "set role ottoai_system; delete from events where seq > 4; update heads set epoch = epoch + 1, seq = 4",
+    )
+    status, _, problem = await get(base, f"/api/events?since={start['epoch']}.0", make_token())
+    assert (status, problem["type"].rpartition("/")[2]) == (503, "unavailable")
+    page = await poll(base, make_token(), since=f"{start['epoch']}.0")
+    assert (page["items"], page["recovered"], page["next_cursor"]) == ([], False, f"{start['epoch'] + 1}.4")

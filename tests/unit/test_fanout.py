@@ -76,7 +76,7 @@ class World:
     def lost(self, connection: Connection, first: int, last: int) -> None:
         raise AssertionError(f"lost {first}..{last}")
 
-    async def read_log(self, tenant, after, until, channel, limit):
+    async def read_log(self, stream, after, until, channel, limit):
         await asyncio.sleep(0)
         name = None if channel is None or channel[0] == "tenant" else f"lead:{channel[1]}:timeline"
         page = [e for e in self.log[after:until] if name is None or name in e.channels][:limit]
