@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # mallopt(3)
-LARGE: Final = 128 * 1024  # bytes from which on memory is given back when it is freed; glibc would raise it up to 32 MiB
+LARGE: Final = 128 * 1024  # bytes; so large pieces are given back when freed. glibc would raise it up to 32 MiB
 
 YOUNG: Final = (5_000, 20, 100)  # new objects; looks at the young; looks at those, until all are looked at
 COLLECT_EVERY: Final = 60.0  # seconds between such looks, or more: they take
