@@ -6,7 +6,6 @@ code reads the environment. The table in docs/CONFIGURATION.md is generated from
 
 import base64
 import ipaddress
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import lru_cache
@@ -14,8 +13,9 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from ottoai import rates
+from ottoai import indicators, rates, weekly
 from ottoai.errors import ConfigError
+from ottoai.indicators import BoundOverride
 from ottoai.rates import Rate, RouteRate
 
 Environment = Literal["development", "test", "staging", "production"]
@@ -198,43 +198,13 @@ def _ops_users(raw: str) -> tuple[OpsUser, ...]:
     return tuple(OpsUser(*user) for user in users)
 
 
-@dataclass(frozen=True, slots=True)
-class BoundOverride:
-    """Another bound for an indicator: `at` None switches it off; `seconds` None leaves how long."""
-
-    indicator: str
-    level: str
-    at: float | None
-    seconds: float | None
-
-    def __str__(self) -> str:
-        at = "off" if self.at is None else f"{self.at:g}"
-        return f"{self.indicator}.{self.level}={at}" + ("" if self.seconds is None else f"/{self.seconds:g}s")
-
-
-_BOUND = re.compile(r"([a-z0-9_]+)\.(info|warning|critical)=(?:(off)|(-?\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?)s)?)")
-
-
 def _bounds(raw: str) -> tuple[BoundOverride, ...]:
-    found = [_BOUND.fullmatch(word) for word in _words(raw)]
-    if not all(found):
-        raise ValueError("must look like http_p95.warning=0.8,queue_length.critical=5000/120s,cache_hits.warning=off")
-    return tuple(
-        BoundOverride(match[1], match[2], None if match[3] else float(match[4]), float(match[5]) if match[5] else None)
-        for match in found
-        if match
-    )
+    return indicators.parse_overrides(_words(raw))
 
 
 def _hours(raw: str) -> str:
-    spans = [_SPAN.fullmatch(part.strip()) for part in raw.split(",")]
-    if raw != "always" and not all(span and span[4] < span[5] <= "24:00" for span in spans):
-        raise ValueError("must be `always`, or look like Mon-Fri 09:00-17:00, Sat 10:00-12:00")
+    weekly.parse(raw)
     return raw
-
-
-_DAY = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
-_SPAN = re.compile(rf"{_DAY}(-{_DAY})? ([0-2]\d:[0-5]\d)-([0-2]\d:[0-5]\d)")
 
 
 def _trace_url(raw: str) -> str:
@@ -505,7 +475,8 @@ class Config:
         "BUSINESS_HOURS",
         _hours,
         "When people are expected to be connected, in `TENANT_TIMEZONE`: `always`, or spans such as "
-        "`Mon-Fri 09:00-17:00, Sat 10:00-12:00`. Outside of them nobody is woken because nobody is connected.",
+        "`Mon-Fri 09:00-17:00, Sat 10:00-12:00`; `24:00` is midnight. Outside of them nobody is woken "
+        "because nobody is connected.",
         default="Mon-Fri 09:00-17:00",
     )
     alert_webhook_url: str = setting(
