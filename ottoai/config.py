@@ -50,7 +50,8 @@ def _url(*schemes: str) -> Callable[[str], str]:
 
 def _guarded_url(raw: str) -> str:
     parts = urlsplit(raw)
-    # Who listens on the way has the credentials sent there; who changes the answer's keys can issue tokens.
+    # Who listens on the way has the address and the credentials sent there; who changes the answer's keys can issue
+    # tokens.
     here = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
     if not parts.hostname or not (parts.scheme == "https" or here):
         raise ValueError("must be a URL that starts with https:// (http:// leads to this machine only)")
@@ -481,16 +482,17 @@ class Config:
     )
     alert_webhook_url: str = setting(
         "ALERT_WEBHOOK_URL",
-        _url("https", "http"),
-        "Where alerts are told, in Slack's format (an incoming webhook of Slack's, Mattermost's, …). Unset: on /ops "
-        "and in the log only.",
+        _guarded_url,
+        "Where alerts are told, in Slack's format (an incoming webhook of Slack's, Mattermost's, …), by https: the "
+        "address is a secret. Unset: on /ops and in the log only.",
         default="",
         secret=True,
     )
     heartbeat_url: str = setting(
         "HEARTBEAT_URL",
-        _url("https", "http"),
-        "Called every minute while this software watches itself, for a service outside that tells when the calls stop.",
+        _guarded_url,
+        "Called every minute by https while this software watches itself, for a service outside that tells when the "
+        "calls stop.",
         default="",
         secret=True,
     )
