@@ -228,7 +228,10 @@ class Config:
     """The effective settings of one process."""
 
     environment: Environment = setting(
-        "ENVIRONMENT", _environment, "Where this runs. Only `development` takes unsigned webhooks; `make run` sets it."
+        "ENVIRONMENT",
+        _environment,
+        "Where this runs. Only `development`, which `make run` sets, takes unsigned webhooks, serves `/demo` with its "
+        "tokens for anybody, and opens `/ops` to everybody while `OPS_USERS` is unset.",
     )
     database_url: str = setting(
         "DATABASE_URL",
@@ -333,7 +336,12 @@ class Config:
         secret=True,
     )
     metrics_token: str = setting(
-        "METRICS_TOKEN", _text, "When set, /metrics wants it as a bearer token.", default="", secret=True
+        "METRICS_TOKEN",
+        _text,
+        "When set, /metrics wants it as a bearer token, and /internal/worker/heartbeat tells hosts and jobs to nobody "
+        "who does not send it.",
+        default="",
+        secret=True,
     )
     metrics_port: int = setting(
         "METRICS_PORT",
