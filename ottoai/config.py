@@ -6,7 +6,6 @@ code reads the environment. The table in docs/CONFIGURATION.md is generated from
 
 import base64
 import ipaddress
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import lru_cache
@@ -14,8 +13,9 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from ottoai import rates
+from ottoai import indicators, rates, weekly
 from ottoai.errors import ConfigError
+from ottoai.indicators import BoundOverride
 from ottoai.rates import Rate, RouteRate
 
 Environment = Literal["development", "test", "staging", "production"]
@@ -50,7 +50,8 @@ def _url(*schemes: str) -> Callable[[str], str]:
 
 def _guarded_url(raw: str) -> str:
     parts = urlsplit(raw)
-    # Who listens on the way has the credentials sent there; who changes the answer's keys can issue tokens.
+    # Who listens on the way has the address and the credentials sent there; who changes the answer's keys can issue
+    # tokens.
     here = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
     if not parts.hostname or not (parts.scheme == "https" or here):
         raise ValueError("must be a URL that starts with https:// (http:// leads to this machine only)")
@@ -198,43 +199,13 @@ def _ops_users(raw: str) -> tuple[OpsUser, ...]:
     return tuple(OpsUser(*user) for user in users)
 
 
-@dataclass(frozen=True, slots=True)
-class BoundOverride:
-    """Another bound for an indicator: `at` None switches it off; `seconds` None leaves how long."""
-
-    indicator: str
-    level: str
-    at: float | None
-    seconds: float | None
-
-    def __str__(self) -> str:
-        at = "off" if self.at is None else f"{self.at:g}"
-        return f"{self.indicator}.{self.level}={at}" + ("" if self.seconds is None else f"/{self.seconds:g}s")
-
-
-_BOUND = re.compile(r"([a-z0-9_]+)\.(info|warning|critical)=(?:(off)|(-?\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?)s)?)")
-
-
 def _bounds(raw: str) -> tuple[BoundOverride, ...]:
-    found = [_BOUND.fullmatch(word) for word in _words(raw)]
-    if not all(found):
-        raise ValueError("must look like http_p95.warning=0.8,queue_length.critical=5000/120s,cache_hits.warning=off")
-    return tuple(
-        BoundOverride(match[1], match[2], None if match[3] else float(match[4]), float(match[5]) if match[5] else None)
-        for match in found
-        if match
-    )
+    return indicators.parse_overrides(_words(raw))
 
 
 def _hours(raw: str) -> str:
-    spans = [_SPAN.fullmatch(part.strip()) for part in raw.split(",")]
-    if raw != "always" and not all(span and span[4] < span[5] <= "24:00" for span in spans):
-        raise ValueError("must be `always`, or look like Mon-Fri 09:00-17:00, Sat 10:00-12:00")
+    weekly.parse(raw)
     return raw
-
-
-_DAY = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
-_SPAN = re.compile(rf"{_DAY}(-{_DAY})? ([0-2]\d:[0-5]\d)-([0-2]\d:[0-5]\d)")
 
 
 def _trace_url(raw: str) -> str:
@@ -257,7 +228,10 @@ class Config:
     """The effective settings of one process."""
 
     environment: Environment = setting(
-        "ENVIRONMENT", _environment, "Where this runs. Only `development` takes unsigned webhooks; `make run` sets it."
+        "ENVIRONMENT",
+        _environment,
+        "Where this runs. Only `development`, which `make run` sets, takes unsigned webhooks, serves `/demo` with its "
+        "tokens for anybody, and opens `/ops` to everybody while `OPS_USERS` is unset.",
     )
     database_url: str = setting(
         "DATABASE_URL",
@@ -362,7 +336,12 @@ class Config:
         secret=True,
     )
     metrics_token: str = setting(
-        "METRICS_TOKEN", _text, "When set, /metrics wants it as a bearer token.", default="", secret=True
+        "METRICS_TOKEN",
+        _text,
+        "When set, /metrics wants it as a bearer token, and /internal/worker/heartbeat tells hosts and jobs to nobody "
+        "who does not send it.",
+        default="",
+        secret=True,
     )
     metrics_port: int = setting(
         "METRICS_PORT",
@@ -505,21 +484,23 @@ class Config:
         "BUSINESS_HOURS",
         _hours,
         "When people are expected to be connected, in `TENANT_TIMEZONE`: `always`, or spans such as "
-        "`Mon-Fri 09:00-17:00, Sat 10:00-12:00`. Outside of them nobody is woken because nobody is connected.",
+        "`Mon-Fri 09:00-17:00, Sat 10:00-12:00`; `24:00` is midnight. Outside of them nobody is woken "
+        "because nobody is connected.",
         default="Mon-Fri 09:00-17:00",
     )
     alert_webhook_url: str = setting(
         "ALERT_WEBHOOK_URL",
-        _url("https", "http"),
-        "Where alerts are told, in Slack's format (an incoming webhook of Slack's, Mattermost's, …). Unset: on /ops "
-        "and in the log only.",
+        _guarded_url,
+        "Where alerts are told, in Slack's format (an incoming webhook of Slack's, Mattermost's, …), by https: the "
+        "address is a secret. Unset: on /ops and in the log only.",
         default="",
         secret=True,
     )
     heartbeat_url: str = setting(
         "HEARTBEAT_URL",
-        _url("https", "http"),
-        "Called every minute while this software watches itself, for a service outside that tells when the calls stop.",
+        _guarded_url,
+        "Called every minute by https while this software watches itself, for a service outside that tells when the "
+        "calls stop.",
         default="",
         secret=True,
     )

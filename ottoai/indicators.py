@@ -2,6 +2,7 @@
 
 From it come the verdicts of /ops, /ops.txt and /ops.json, the alerts that this software sends, the rules and the
 dashboard in monitoring/, the snapshot script and the table in docs/OPERATIONS.md. How a number is computed: `measures`.
+Both stand below the configuration, which reads other bounds and refuses those of what is not in the table.
 """
 
 import math
@@ -11,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from ottoai.config import BoundOverride
-from ottoai.errors import ConfigError
 from ottoai.measures import (
     HOUR,
     MINUTE,
@@ -522,14 +521,45 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
 GROUPS: Final = tuple(dict.fromkeys(each.group for each in INDICATORS))
 
 
-def effective(overrides: Sequence[BoundOverride], table: Sequence[Indicator] = INDICATORS) -> tuple[Indicator, ...]:
-    """The table with bounds as ALERT_BOUNDS says. Raises ConfigError for what is not in it."""
+@dataclass(frozen=True, slots=True)
+class BoundOverride:
+    """Another bound for an indicator: `at` None switches it off; `seconds` None leaves how long."""
+
+    indicator: str
+    level: str
+    at: float | None
+    seconds: float | None
+
+    def __str__(self) -> str:
+        at = "off" if self.at is None else f"{self.at:g}"
+        return f"{self.indicator}.{self.level}={at}" + ("" if self.seconds is None else f"/{self.seconds:g}s")
+
+
+_OVERRIDE: Final = re.compile(
+    r"([a-z0-9_]+)\.(info|warning|critical)=(?:(off)|(-?\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?)s)?)"
+)
+
+
+def parse_overrides(words: Sequence[str]) -> tuple[BoundOverride, ...]:
+    """Read "http_p95.warning=0.8/120s" and the like. Raises ValueError, also for a bound that is not in the table."""
+    found = [_OVERRIDE.fullmatch(word) for word in words]
+    if not all(found):
+        raise ValueError("must look like http_p95.warning=0.8,queue_length.critical=5000/120s,cache_hits.warning=off")
+    overrides = tuple(
+        BoundOverride(match[1], match[2], None if match[3] else float(match[4]), float(match[5]) if match[5] else None)
+        for match in found
+        if match
+    )
+    known = {each.alert(bound) for each in INDICATORS for bound in each.bounds}
+    if unknown := {f"{each.indicator}.{each.level}" for each in overrides} - known:
+        raise ValueError(f"names bounds that there are not: {', '.join(sorted(unknown))}")
+    return overrides
+
+
+def effective(overrides: Sequence[BoundOverride]) -> tuple[Indicator, ...]:
+    """The table with bounds as ALERT_BOUNDS says."""
     wanted = {(each.indicator, each.level): each for each in overrides}
-    known = {(each.id, bound.level) for each in table for bound in each.bounds}
-    if unknown := wanted.keys() - known:
-        names = ", ".join(sorted(f"{indicator}.{level}" for indicator, level in unknown))
-        raise ConfigError([f"ALERT_BOUNDS names bounds that there are not: {names}"])
-    return tuple(replace(each, bounds=tuple(_overridden(each, wanted))) for each in table)
+    return tuple(replace(each, bounds=tuple(_overridden(each, wanted))) for each in INDICATORS)
 
 
 def _overridden(indicator: Indicator, wanted: Mapping[tuple[str, str], BoundOverride]) -> Iterator[Bound]:

@@ -69,7 +69,9 @@ def run(environ: Mapping[str, str], prepare: Callable[[Config], None]) -> int:
 
 
 def _complete(environ: Mapping[str, str], data_dir: Path) -> dict[str, str]:
-    """The environment with a developer's defaults under it. What the user set stays."""
+    """The environment with a developer's defaults under it. What the user set stays, but for where it listens: to this
+    machine only, since development asks nobody who they are.
+    """
     given = {name: value for name, value in environ.items() if value}
     for name, server in (("DATABASE_URL", "postgres"), ("REDIS_URL", "redis")):
         # After `. .data/env` the user's environment names our own servers; that must not look like foreign ones.
@@ -78,7 +80,6 @@ def _complete(environ: Mapping[str, str], data_dir: Path) -> dict[str, str]:
     port = given.get("PORT", "8080")
     defaults = {
         "ENVIRONMENT": "development",
-        "HOST": "127.0.0.1",
         "PORT": port,
         "DASHBOARD_PORT": str(int(port) + 1) if port.isdecimal() else "8081",
         "JWT_SECRET": remembered(data_dir, "jwt.secret"),
@@ -88,6 +89,7 @@ def _complete(environ: Mapping[str, str], data_dir: Path) -> dict[str, str]:
     }
     fixed = {
         "DATA_DIR": str(data_dir),
+        "HOST": "127.0.0.1",
         "TZ": "UTC",
         "PYTHONUNBUFFERED": "1",
         # `python` in the Procfile is this one.

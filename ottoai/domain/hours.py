@@ -5,7 +5,6 @@ Open is when the clock on the tenant's wall says so. When clocks are set forward
 they are set back, what they show twice is open twice.
 """
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -16,9 +15,9 @@ import msgspec
 import phonenumbers
 from phonenumbers import timezone as phone_timezone
 
+from ottoai import weekly
 from ottoai.errors import InvalidInput
 
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DEFAULT = "Mon-Fri 09:00-17:00"
 NIGHT_ENDS, NIGHT_BEGINS = time(8), time(21)  # 47 CFR 64.1200(c)(1): no solicitation before 8 or after 21, there
 HORIZON = timedelta(weeks=2)  # Hours repeat weekly: what does not open within two weeks, holidays aside, never does.
@@ -26,8 +25,6 @@ HORIZON = timedelta(weeks=2)  # Hours repeat weekly: what does not open within t
 LONGEST = 250  # characters of a number, with all that stands around it: phonenumbers reads no more
 PHONES = 4_096  # numbers that are remembered: several reports tell of each call, and each is read twice
 
-_DAYS = "|".join(DAYS)
-_HOURS = re.compile(rf"({_DAYS})(?:-({_DAYS}))? (\d\d):(\d\d)-(\d\d):(\d\d)")
 _UNKNOWN_ZONE = "Etc/Unknown"
 
 
@@ -35,7 +32,7 @@ class Hours(msgspec.Struct, frozen=True):
     """Weekly opening hours in the tenant's time zone. No spans: open always, but on holidays, when nobody is."""
 
     zone: ZoneInfo
-    spans: tuple[tuple[frozenset[int], time, time], ...]  # weekdays (Monday is 0), opens, closes
+    spans: tuple[weekly.Span, ...]
     holidays: frozenset[date] = frozenset()
 
 
@@ -49,22 +46,11 @@ def parse_zone(name: str) -> ZoneInfo:
 
 def parse(hours: str, zone: str, holidays: Sequence[date] = ()) -> Hours:
     """Read `always`, or spans such as `Mon-Fri 09:00-17:00, Sat 10:00-12:00`. Raises InvalidInput."""
-    spans = () if hours == "always" else tuple(_span(part.strip()) for part in hours.split(","))
-    return Hours(parse_zone(zone), spans, frozenset(holidays))
-
-
-def _span(text: str) -> tuple[frozenset[int], time, time]:
-    match = _HOURS.fullmatch(text)
     try:
-        if not match:
-            raise ValueError
-        first, last = DAYS.index(match[1]), DAYS.index(match[2] or match[1])
-        opens, closes = time(int(match[3]), int(match[4])), time(int(match[5]), int(match[6]))
-        if opens >= closes:
-            raise ValueError
-    except ValueError:
-        raise InvalidInput(f"hours: {text!r} must be `always` or like `{DEFAULT}`") from None
-    return frozenset((first + n) % 7 for n in range((last - first) % 7 + 1)), opens, closes
+        spans = weekly.parse(hours)
+    except ValueError as error:
+        raise InvalidInput(f"hours: {error}") from None
+    return Hours(parse_zone(zone), spans, frozenset(holidays))
 
 
 def first_text_at(now: datetime, hours: Hours, phone: str | None) -> datetime:
@@ -142,8 +128,9 @@ def _on_the_wall(wall: datetime, until: datetime, hours: Hours) -> Iterator[tupl
         return
     if not hours.spans:
         yield wall, until
+    midnight = datetime.combine(day, time())
     for opens, closes in sorted(span[1:] for span in hours.spans if day.weekday() in span[0]):
-        start, end = max(wall, datetime.combine(day, opens)), min(until, datetime.combine(day, closes))
+        start, end = max(wall, midnight + opens), min(until, midnight + closes)
         if start < end:
             yield start, end
             wall = end  # spans may overlap; their time counts once

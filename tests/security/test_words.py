@@ -33,7 +33,9 @@ def test_commands_print_in_one_way(repository):
     assert writers == {"commands_privacy"}  # an export is for programs
 
 
-@pytest.mark.parametrize("name", ["CALLRAIL_API_URL", "TWILIO_API_URL", "JWT_JWKS_URL"])
+@pytest.mark.parametrize(
+    "name", ["CALLRAIL_API_URL", "TWILIO_API_URL", "JWT_JWKS_URL", "ALERT_WEBHOOK_URL", "HEARTBEAT_URL"]
+)
 def test_credentials_leave_the_machine_encrypted(name):
     for url in ("https://api.example.com", "http://127.0.0.1:8080"):
         make_config("postgresql://x", "redis://x", **{name: url})

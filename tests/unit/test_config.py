@@ -1,9 +1,12 @@
 """The configuration: all problems at once, secrets masked."""
 
+from datetime import datetime
+
 import pytest
 
 from ottoai import rates
 from ottoai.config import Config, table
+from ottoai.domain import hours
 from ottoai.errors import ConfigError
 from ottoai.web.routes import ROUTES
 
@@ -25,6 +28,8 @@ def test_all_problems_are_named_together():
                 "JWT_SECRET": "short",
                 "SECRET_KEYS": "short",
                 "PORT": "99999",
+                "BUSINESS_HOURS": "Mon-Fri 9-5",
+                "ALERT_BOUNDS": "nosuch.warning=1",
                 "OTEL_TRACES_SAMPLER_ARG": "2",
             }
         )
@@ -35,10 +40,12 @@ def test_all_problems_are_named_together():
         "JWT_SECRET",
         "SECRET_KEYS",
         "PORT",
+        "BUSINESS_HOURS",
+        "ALERT_BOUNDS",
         "OTEL_TRACES_SAMPLER_ARG",
     ):
         assert name in str(refused.value)
-    assert len(refused.value.problems) == 7
+    assert len(refused.value.problems) == 9
 
 
 def test_one_kind_of_tokens_is_enough_and_none_is_not():
@@ -81,12 +88,31 @@ def test_secrets_are_masked():
     ("name", "value"),
     [("OPS_USERS", "ann:pw:root"), ("OPS_USERS", "ann"), ("DEV_KEYS", "key"), ("TRUSTED_PROXIES", "10.0.0.0/99"),
      ("LOG_LEVEL", "LOUD"),
+     ("BUSINESS_HOURS", "Mon-Fri 09:00-24:01"), ("BUSINESS_HOURS", "Mon-Fri 24:00-24:00"), ("BUSINESS_HOURS", "never"),
+     ("ALERT_BOUNDS", "http_p95"), ("ALERT_BOUNDS", "http_p95.warning=fast"),
      ("TENANT_TIMEZONE", "Mars/Olympus"), ("TENANT_TIMEZONE", "../etc/passwd"),
      ("DB_POOL_SIZE", "0"), ("REDIS_URL", "http://h")],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=name):
         Config.load({**GOOD, name: value})
+
+
+def test_other_bounds_are_those_of_indicators():
+    """An indicator that there is not, and a level that it does not have, are named; of the rest nothing is said."""
+    good = "http_p95.warning=0.8,http_p95.critical=2/120s,cache_hits.warning=off"
+    assert dict(Config.load({**GOOD, "ALERT_BOUNDS": good}).masked())["ALERT_BOUNDS"] == good
+    with pytest.raises(ConfigError) as refused:
+        Config.load({**GOOD, "ALERT_BOUNDS": f"nosuch.warning=1,{good},http_p95.info=1"})
+    assert refused.value.problems == ["ALERT_BOUNDS names bounds that there are not: http_p95.info, nosuch.warning"]
+
+
+def test_business_may_go_on_until_midnight():
+    config = Config.load({**GOOD, "BUSINESS_HOURS": "Mon-Fri 09:00-24:00"})
+    business = hours.parse(config.business_hours, config.tenant_timezone)
+    for clock, is_open in (("23:59:59", True), ("00:00:00", False)):
+        now = datetime.fromisoformat(f"2026-11-24T{clock}-05:00")
+        assert (hours.next_opening(now, business) == now) is is_open
 
 
 def test_rates_are_read():

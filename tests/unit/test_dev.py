@@ -113,11 +113,16 @@ def test_a_second_request_kills_at_once(tmp_path: Path) -> None:
 def test_the_users_environment_wins(tmp_path: Path) -> None:
     composed = dev._complete({"PORT": "9000", "JWT_SECRET": "mine", "DATABASE_URL": "postgresql://x/y"}, tmp_path)
     assert composed["ENVIRONMENT"] == "development"
-    assert composed["HOST"] == "127.0.0.1"
     assert composed["DASHBOARD_PORT"] == "9001"
     assert composed["JWT_SECRET"] == "mine"
     assert composed["DATABASE_URL"] == "postgresql://x/y"
     assert composed["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOST": "0.0.0.0"}, {"HOST": "laptop"}])
+def test_only_this_machine_is_listened_to(environ: dict[str, str], tmp_path: Path) -> None:
+    """Whatever HOST the user's shell exports: tcsh does, as the machine's name."""
+    assert dev._complete(environ, tmp_path)["HOST"] == "127.0.0.1"
 
 
 def test_our_own_servers_are_not_taken_for_foreign_ones(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
-"""The pages of the docs: each is in the index, every link leads somewhere, and the walks name what there is."""
+"""The pages of the docs: each is in the index, every link leads somewhere, the walks name what there is, and of each
+dependency it is said who imports it.
+"""
 
 import re
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -109,3 +112,32 @@ def test_a_step_names_its_file_and_what_is_in_it(title):
 def test_a_name_of_nothing_is_noticed():
     for name in ("no_such.py", "callrail.no_such", "Hub.no_such", "no_such_word"):
         assert not there(name)
+
+
+installed = cache(packages_distributions)  # module: the packages that bring it
+
+
+def importers(packages: str, folders: tuple[str, ...]) -> set[Path]:
+    """Every file that imports one of these packages; "redis, hiredis" is two."""
+    names = {package.partition(" ")[0].lower() for package in packages.split(", ")}
+    modules = [name for name, found in installed().items() if names & {each.lower() for each in found}]
+    imported = re.compile(rf"^ *(?:from|import) (?:{'|'.join(modules)})\b", re.MULTILINE)
+    files = [path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py")] if modules else []
+    return {path for path in files if imported.search(source(ROOT / path))}
+
+
+def test_who_imports_a_package_is_said():
+    """By name or by folder. What only developers need may be named where it is used without an import."""
+    needed, developers = (DOCS / "DEPENDENCIES.md").read_text().split("| For development |")
+    production = ("ottoai", "jobs")
+    wrong = []
+    for part, folders in ((needed, production), (developers, (*production, "scripts", "tests"))):
+        rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]+) \|$", part, re.MULTILINE)
+        assert len(rows) > 10
+        for packages, said in rows:
+            there = importers(packages, folders)
+            named = [Path(name) for name in re.findall(r"`([\w/.]+)`", said)]
+            silent = {path for path in there if not {path, *path.parents} & set(named)}
+            idle = {name for name in named if part == needed and not any(name in {p, *p.parents} for p in there)}
+            wrong += [f"{packages}: {path}" for path in sorted(silent | idle)]
+    assert wrong == []

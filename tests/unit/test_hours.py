@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ottoai import samples
+from ottoai import samples, weekly
 from ottoai.domain import hours
 from ottoai.errors import InvalidInput
 
@@ -111,6 +111,9 @@ def test_the_one_open_day_of_the_week_may_be_a_holiday_for_a_year():
         ("Sun 02:30-04:00", "2026-03-08T00:00-05:00", 1, "2026-03-08T03:01-04:00"),  # opens in the gap: after it
         ("Sun 01:00-03:00", "2026-11-01T00:00-04:00", 180, "2026-11-01T03:00-05:00"),  # 01:00 to 02:00 is there twice
         ("always", "2026-03-07T12:00-05:00", 1440, "2026-03-08T13:00-04:00"),
+        ("Mon 20:00-24:00", "2026-11-23T22:00-05:00", 120, "2026-11-24T00:00-05:00"),  # closes at midnight
+        ("Mon 20:00-24:00", "2026-11-23T22:00-05:00", 121, "2026-11-30T20:01-05:00"),
+        ("Mon 20:00-24:00, Tue 00:00-02:00", "2026-11-23T22:00-05:00", 180, "2026-11-24T01:00-05:00"),  # over midnight
     ],
 )
 def test_open_time_passes(text, moment, open_time, expected):
@@ -145,9 +148,9 @@ def schedules(draw):
     change = draw(st.sampled_from(CHANGES[name]))
     spans = []
     for _ in range(draw(st.integers(0, 3))):
-        first, last = draw(st.sampled_from(hours.DAYS)), draw(st.sampled_from(hours.DAYS))
-        opens = draw(st.integers(0, 24 * 60 - 2) | st.integers(0, 4 * 60))  # the clocks are set early in the day
-        closes = draw(st.integers(opens + 1, min(24 * 60 - 1, opens + 600)))
+        first, last = draw(st.sampled_from(weekly.DAYS)), draw(st.sampled_from(weekly.DAYS))
+        opens = draw(st.integers(0, 24 * 60 - 1) | st.integers(0, 4 * 60))  # the clocks are set early in the day
+        closes = draw(st.integers(opens + 1, min(24 * 60, opens + 600)))
         spans.append(f"{first}-{last} {opens // 60:02}:{opens % 60:02}-{closes // 60:02}:{closes % 60:02}")
     days = [change + timedelta(days=n) for n in range(-1, DAYS_AROUND)]
     holidays = draw(st.lists(st.sampled_from(days), max_size=2))
@@ -159,9 +162,10 @@ def schedules(draw):
 def is_open(moment, opening):
     """The same by looking at the clock on the wall, a minute at a time: the oracle."""
     wall = moment.astimezone(opening.zone)
+    shown = timedelta(hours=wall.hour, minutes=wall.minute, seconds=wall.second, microseconds=wall.microsecond)
     return wall.date() not in opening.holidays and (
         not opening.spans
-        or any(wall.weekday() in days and opens <= wall.time() < closes for days, opens, closes in opening.spans)
+        or any(wall.weekday() in days and opens <= shown < closes for days, opens, closes in opening.spans)
     )
 
 
@@ -228,8 +232,10 @@ def test_a_sample_is_always_texted_at_once(now):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Mon", "Mon-Fri", "Mon-Fri 17:00-09:00", "Mon-Fri 09:00-25:00", "Noday 09:00-17:00"]
-)
+    "text",
+    ["", "Mon", "Mon-Fri", "Mon-Fri 17:00-09:00", "Mon-Fri 09:00-25:00", "Noday 09:00-17:00", "Mon 09:00-09:60",
+     "Mon 09:00-24:01", "Mon 24:00-24:00", "Mon 24:00-09:00", "Mon 09:00-17:00,", "always, Mon 09:00-17:00"],
+)  # fmt: skip
 def test_bad_hours_are_refused(text):
     with pytest.raises(InvalidInput, match="hours"):
         hours.parse(text, "UTC")
