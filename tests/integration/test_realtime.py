@@ -15,6 +15,7 @@ from ottoai.client import Closed, Socket, connect
 from ottoai.domain import events
 from ottoai.realtime import fanout, stream
 from ottoai.web import keys, ws
+from tests.background import counted
 from tests.conftest import add_tenant, execute, of_tenant
 from tests.helpers import deliver, get, report, until
 
@@ -341,15 +342,21 @@ async def test_a_log_that_grows_while_heads_are_compared_is_not_taken_for_restor
 # Slow, broken and hostile clients
 
 
+def stall(socket: Socket) -> asyncio.Transport:
+    """Have a client read nothing more, until its transport resumes."""
+    transport = socket.raw._conn.transport
+    # Or the kernel would take megabytes on the client's behalf.
+    transport.get_extra_info("socket").setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 65_536)
+    transport.pause_reading()
+    return transport
+
+
 async def test_a_stalled_client_catches_up_and_disturbs_nobody(app, base, make_token):
     data = {"filler": "x" * 8_000}
     async with connect(base, make_token()) as stalled, connect(base, make_token(user="ben")) as lively:
         for socket in (stalled, lively):
             await socket.subscribe(CHANNEL)
-        transport = stalled.raw._conn.transport
-        # Or the kernel would take megabytes on the client's behalf.
-        transport.get_extra_info("socket").setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 65_536)
-        transport.pause_reading()
+        transport = stall(stalled)
         headers = {"X-Dev-Key": "dev"}
         url = f"{base}/ws/test-emit?event=test.big&tenant_id=demo"
         async with aiohttp.ClientSession(headers=headers) as session:
@@ -365,6 +372,31 @@ async def test_a_stalled_client_catches_up_and_disturbs_nobody(app, base, make_t
         assert await seqs(stalled, 1200) == list(range(1, 1201))
         await emit(base)
         assert await seqs(stalled, 1) == [1201]
+
+
+async def test_who_is_stuck_is_closed_4409_and_resumes_without_a_loss(app, base, make_token, database_url, monkeypatch):
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(fanout, "STUCK", 0.3)
+        async with connect(base, make_token()) as socket:
+            await socket.subscribe(CHANNEL)
+            transport = stall(socket)
+            append(database_url, 300, size=8_000)
+            await emit(base)
+            (there,) = app[keys.HUB].connections.values()
+            await until(lambda: there.closed_for == "slow")
+            transport.resume_reading()  # what was on its way comes before the close
+            with pytest.raises(Closed) as closed:
+                while True:
+                    seen += await seqs(socket, 1)
+            assert closed.value.code == 4409
+            await until(lambda: counted(app[keys.METRICS], "ws_disconnects_total", reason="slow") == 1)
+    assert len(seen) < 301
+    await emit(base)
+    async with connect(base, make_token()) as socket:
+        result = await socket.subscribe(CHANNEL, seen[-1])
+        assert (result["recovered"], result["replayed"]) == (True, 302 - len(seen))
+        assert seen + await seqs(socket, 302 - len(seen)) == list(range(1, 303))
 
 
 async def test_garbage_gets_an_error_and_ten_close_4400(base, make_token):
