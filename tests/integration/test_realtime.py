@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket as socket_module
 import time
 from contextlib import AsyncExitStack
@@ -281,7 +282,8 @@ async def test_a_hole_is_filled_before_what_follows(base, make_token, database_u
         await nothing_more(socket)
 
 
-async def test_what_the_log_lost_is_said(base, make_token, database_url):
+async def test_what_the_log_lost_is_said(base, make_token, database_url, caplog):
+    caplog.set_level("INFO")
     async with connect(base, make_token()) as socket:
         await socket.subscribe(CHANNEL)
         of_tenant(database_url, "update heads set seq = seq + 2")  # as if retention had taken 1 and 2 unheard
@@ -290,6 +292,9 @@ async def test_what_the_log_lost_is_said(base, make_token, database_url):
         assert (dropped["event"], dropped["seq"], dropped["data"]) == (
             "system.buffer_dropped", None, {"from_seq": 1, "to_seq": 2},
         )  # fmt: skip
+        assert re.fullmatch("[0-9a-f]{32}", dropped["trace_id"])
+        (told,) = [each for each in caplog.records if each.msg == "Events lost to a client"]
+        assert (told.from_seq, told.to_seq) == (1, 2)
         assert await seqs(socket, 1) == [3]
 
 
