@@ -41,12 +41,20 @@ class Unauthenticated(OttoError):
     """A valid token is needed: send it as `Authorization: Bearer <jwt>`."""
 
     status, type, title = 401, "unauthenticated", "Unauthenticated"
+    challenge: ClassVar[str] = "Bearer"  # WWW-Authenticate
 
 
 class BadSignature(Unauthenticated):
     """The delivery's signature does not match its company's signing key."""
 
     type, title = "bad-signature", "Bad signature"
+
+
+class NotSignedIn(Unauthenticated):
+    """This is for operators: sign in as one of `OPS_USERS`."""
+
+    type, title = "not-signed-in", "Not signed in"
+    challenge = 'Basic realm="OttoAI operators", charset="UTF-8"'
 
 
 class Forbidden(OttoError):
@@ -103,6 +111,12 @@ class UnsupportedMedia(OttoError):
     def __init__(self, detail: str | None = None, *, accepted: str = "application/json") -> None:
         self.accepted = accepted
         super().__init__(detail)
+
+
+class ExpectationFailed(OttoError):
+    """The header `Expect` may say `100-continue` and nothing else."""
+
+    status, type, title = 417, "expectation-failed", "Expectation failed"
 
 
 class Unprocessable(OttoError):

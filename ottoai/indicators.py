@@ -302,7 +302,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator(
         "ws_dropped", "Real time", "Messages dropped, 10 min", "count",
         Increase(DROPPED, 10 * MINUTE), (info(">", 0, 0),),
-        "reason: `transient` – not kept for slow clients; `unrepairable` – no longer in the log; `slow` – stuck ones.",
+        "reason: `transient` – not kept for slow clients; `unrepairable` – no longer in the log.",
     ),
     Indicator(
         "ws_drop_rate", "Real time", "Messages dropped, share", "share",

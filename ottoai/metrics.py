@@ -24,7 +24,7 @@ ANY: Final[tuple[str, ...]] = ()  # a label whose values cannot be listed before
 PROVIDERS: Final = ("callrail", "twilio", "clerk")
 DISCONNECTS: Final = (
     "client", "heartbeat_timeout", "slow", "expired", "malformed", "too_large", "draining", "epoch", "error",
-    "kicked",
+    "kicked", "revoked", "over_quota", "unavailable",
 )  # fmt: skip
 RATE_LIMITS: Final = ("user", "tenant", "route", "address")
 RECONCILED: Final = (
@@ -98,11 +98,11 @@ class Metrics:
         self.ws_auth_failures_total = c(
             "ws_auth_failures_total",
             "WebSockets refused for their token or origin.",
-            reason=("missing", "invalid", "expired", "timeout", "origin"),
+            reason=("missing", "invalid", "expired", "revoked", "timeout", "origin"),
         )
         self.ws_messages_sent_total = c("ws_messages_sent_total", "Frames handed to WebSockets.")
         self.ws_messages_dropped_total = c(
-            "ws_messages_dropped_total", "Events a client did not get.", reason=("slow", "transient", "unrepairable")
+            "ws_messages_dropped_total", "Events a client did not get.", reason=("transient", "unrepairable")
         )
         self.ws_heartbeats_total = c("ws_heartbeats_total", "Heartbeats, by outcome.", result=("ok", "timeout"))
         self.ws_send_queue_bytes = g("ws_send_queue_bytes", "Bytes that wait for their clients to take them.")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ottoai import trace
 from ottoai.background import end, running
 from ottoai.db import Database
 from ottoai.domain import events
@@ -21,6 +22,7 @@ from ottoai.domain.catalogue import Dropped
 from ottoai.domain.events import Appended, Channel, Event
 from ottoai.domain.revocations import Revocation
 from ottoai.errors import Draining, NotFound, StoreUnavailable
+from ottoai.log import bind
 from ottoai.metrics import Metrics
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.connection import Closer, Connection
@@ -402,16 +404,19 @@ class Hub:
         return page
 
     def _lost(self, connection: Connection, from_seq: int, to_seq: int) -> None:
+        """Tell a client what the log no longer has for it. Straight to its socket: nobody else lacks it."""
         self._metrics.ws_messages_dropped_total.inc(to_seq - from_seq + 1, reason="unrepairable")
-        event = Event(
-            tenant_id=connection.tenant_id,
-            seq=None,
-            event="system.buffer_dropped",
-            ts=datetime.now(UTC),
-            severity="warning",
-            trace_id="",
-            data=msgspec.Raw(msgspec.json.encode(Dropped(from_seq, to_seq))),
-        )
+        with trace.span("events lost"), bind(trace_id=trace.trace_id(), connection_id=connection.id):
+            log.info("Events lost to a client", extra={"from_seq": from_seq, "to_seq": to_seq})
+            event = Event(
+                tenant_id=connection.tenant_id,
+                seq=None,
+                event="system.buffer_dropped",
+                ts=datetime.now(UTC),
+                severity="warning",
+                trace_id=trace.trace_id(),
+                data=msgspec.Raw(msgspec.json.encode(Dropped(from_seq, to_seq))),
+            )
         connection.write(connection.wire.event(encode_event(event), None))
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from ottoai.domain import audit, failed_jobs, outbox, paused
 from ottoai.errors import NotFound, OttoError
 from ottoai.queue import QUEUES
-from ottoai.web import keys, ops
+from ottoai.web import keys
 from ottoai.web.ops_frame import address
 from ottoai.web.press import Press, pressed
 from ottoai.web.quarantine import asked
@@ -24,8 +24,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 async def retry(request: web.Request) -> web.Response:
     """Open a dead job again (`id`), or all (`all=1`), or all of a name (with `job`)."""
-    if (press := await pressed(request, "retry")) is None:
-        return ops.challenge()
+    press = await pressed(request, "retry")
     if not press.all:
         job = press.id("job")
         return await press.carry_out(job, f"/ops/jobs/{job}", lambda: _retry(press, job))
@@ -50,8 +49,7 @@ async def _retry_all(press: Press, name: str | None) -> str:
 
 async def discard(request: web.Request) -> web.Response:
     """Close a dead job (`id`) that nobody wants any more."""
-    if (press := await pressed(request, "discard")) is None:
-        return ops.challenge()
+    press = await pressed(request, "discard")
     job = press.id("job")
 
     async def do() -> str:
@@ -70,8 +68,7 @@ async def _not_dead(press: Press, job: str) -> str:
 
 async def replay(request: web.Request) -> web.Response:
     """Try a quarantined delivery again (`id`), or all that the page's filter finds (`all=1`), REPLAYED at most."""
-    if (press := await pressed(request, "replay")) is None:
-        return ops.challenge()
+    press = await pressed(request, "replay")
     back = address(request).replace("/replay", "", 1)
     if not press.all:
         delivery = press.id("delivery")
@@ -101,8 +98,7 @@ async def _replay(press: Press, ids: list[str]) -> str:
 
 async def kick(request: web.Request) -> web.Response:
     """End a live connection (`id`), in whichever process it is; its client may come back."""
-    if (press := await pressed(request, "kick")) is None:
-        return ops.challenge()
+    press = await pressed(request, "kick")
     connection = press.id("connection")
 
     async def do() -> str:
@@ -120,8 +116,7 @@ async def kick(request: web.Request) -> web.Response:
 
 async def acknowledge(request: web.Request) -> web.Response:
     """Note that somebody has seen an alert (`id`)."""
-    if (press := await pressed(request, "acknowledge")) is None:
-        return ops.challenge()
+    press = await pressed(request, "acknowledge")
     if not _NUMBER.fullmatch(given := press.field("id")):
         raise NotFound("There is no alert by that id.")
 
@@ -146,8 +141,7 @@ async def resume(request: web.Request) -> web.Response:
 
 
 async def _turn(request: web.Request, action: str) -> web.Response:
-    if (press := await pressed(request, action)) is None:
-        return ops.challenge()
+    press = await pressed(request, action)
     if (queue := press.field("queue")) not in QUEUES:
         raise NotFound("There is no queue by that name.")
 

@@ -36,7 +36,7 @@ from ottoai.realtime.messages import (
 from ottoai.realtime.wheel import HEARTBEAT
 from ottoai.web import auth, jwks, keys
 from ottoai.web.document import respond
-from ottoai.web.examples import EVENT, NOW
+from ottoai.web.examples import EVENT, NOW, TRACE
 from ottoai.web.limits import SETTINGS, limits
 from ottoai.web.schemas import Json, Kind, answers, ref, requests, schema_ref, sentence
 
@@ -119,7 +119,7 @@ EXAMPLES: Final = (
         seq=None,
         ts=NOW,
         severity="warning",
-        trace_id="",
+        trace_id=TRACE,
         tenant_id="demo",
         data=msgspec.Raw(msgspec.json.encode(Dropped(from_seq=17, to_seq=41))),
     ),

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from typing import Final
 
-from aiohttp import web, web_protocol, web_response
+from aiohttp import web, web_protocol, web_response, web_urldispatcher
 
+from ottoai import trace
 from ottoai.config import Config
-from ottoai.errors import InvalidInput
-from ottoai.web import keys
+from ottoai.errors import ExpectationFailed, InvalidInput, OttoError
+from ottoai.log import bind
+from ottoai.web import keys, problem
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ HEADERS: Final = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 HSTS: Final = "max-age=31536000"  # a year; without subdomains, which may be somebody else's
+CONTINUE: Final = "100-continue"
+
+_ask_for_body = web_urldispatcher._default_expect_handler  # noqa: SLF001 - before `install` puts ours in its place
 
 
 def headers(config: Config) -> dict[str, str]:
@@ -30,8 +35,12 @@ def headers(config: Config) -> dict[str, str]:
 
 
 def refuse(request: web.Request) -> None:
-    """Raise InvalidInput for a body in a form that is not read: compressed, a small one could be an endless one."""
+    """Raise InvalidInput for a body in a form that is not read: compressed, a small one could be an endless one.
+    Raise ExpectationFailed for what `_expect` has left to be refused here.
+    """
     given = request.headers
+    if given.get("Expect", CONTINUE).lower() not in {CONTINUE, ""}:
+        raise ExpectationFailed
     if given.get("Content-Encoding", "identity").lower() != "identity":
         raise InvalidInput("Content-Encoding: bodies are read as they are, not compressed")
     if given.get("Transfer-Encoding", "chunked").lower() != "chunked":
@@ -55,11 +64,18 @@ async def body(request: web.Request) -> bytes:
 
 
 def install() -> None:
-    """Have aiohttp answer what it cannot parse as we do. It has no setting for that, and its own answer names its
-    version and quotes the request, as does its log line: an ERROR with a traceback, for whoever sends a stray byte.
+    """Have aiohttp answer what it cannot parse, or expects otherwise, as we do. It has no setting for that, and its own
+    answers name its version and quote the request, as does its log line: an ERROR with a traceback, for a stray byte.
     """
     web_response.SERVER_SOFTWARE = "ottoai"  # type: ignore[attr-defined]
+    web_urldispatcher._default_expect_handler = _expect  # noqa: SLF001 - of unknown addresses too
     web_protocol.RequestHandler.handle_error = _unparsed  # type: ignore[method-assign]
+
+
+async def _expect(request: web.Request) -> None:
+    """Ask for the body where the client waits for that. This comes before every middleware, so nothing is refused."""
+    if request.headers["Expect"].lower() == CONTINUE:
+        await _ask_for_body(request)
 
 
 def _unparsed(
@@ -69,13 +85,16 @@ def _unparsed(
     exc: BaseException | None = None,
     message: str | None = None,  # noqa: ARG001 - quotes the request
 ) -> web.StreamResponse:
-    """See RequestHandler.handle_error."""
-    if status >= 500:
-        self.logger.error("Request failed outside of its handler", exc_info=exc)
-    else:
-        log.info("Request cannot be parsed", extra={"status": status, "error": type(exc).__name__})
-    if request.writer.output_size > 0:
-        raise ConnectionError("An answer is under way: no other can follow")
-    response = web.Response(status=status, text="The request cannot be read as HTTP.\n", headers=HEADERS)
+    """See RequestHandler.handle_error. Of what cannot be parsed, aiohttp's `request` says nothing."""
+    with trace.span("unparsed"), bind(request_id=trace.trace_id(), trace_id=trace.trace_id()):
+        error = OttoError() if status >= 500 else InvalidInput("The request cannot be read as HTTP.")
+        if status >= 500:
+            self.logger.error("Request failed outside of its handler", exc_info=exc)
+        else:
+            log.info("Request cannot be parsed", extra={"status": status, "error": type(exc).__name__})
+        if request.writer.output_size > 0:
+            raise ConnectionError("An answer is under way: no other can follow")
+        response = problem.of(error, request)
+        response.headers.update({**HEADERS, "X-Request-Id": trace.trace_id()})
     response.force_close()
     return response

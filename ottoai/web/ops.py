@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from ottoai.config import Config, OpsUser
-from ottoai.errors import Forbidden, NotFound
+from ottoai.errors import Forbidden, NotFound, NotSignedIn
 from ottoai.web import keys
 from ottoai.web.middlewares import client_ip
 
@@ -22,12 +22,6 @@ HEADERS: Final = {
     "Referrer-Policy": "same-origin",  # with no-referrer, browsers would name no origin when our own forms are sent
     "X-Content-Type-Options": "nosniff",
 }
-CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="OttoAI operators", charset="UTF-8"'}
-
-
-def challenge() -> web.Response:
-    """The answer to who did not sign in."""
-    return web.Response(status=401, text="Sign in as one of OPS_USERS.\n", headers={**HEADERS, **CHALLENGE})
 
 
 def refuse_foreign_page(request: web.Request) -> None:
@@ -48,9 +42,9 @@ def _is_ours(origin: str, request: web.Request) -> bool:
         return False
 
 
-def admitted(request: web.Request) -> OpsUser | None:
+def admitted(request: web.Request) -> OpsUser:
     """Which of OPS_USERS the caller is. Without any, the pages are for development only, and everybody an operator.
-    Raises NotFound.
+    Raises NotSignedIn, NotFound.
     """
     config: Config = request.app[keys.CONFIG]
     if not config.ops_users:
@@ -61,13 +55,13 @@ def admitted(request: web.Request) -> OpsUser | None:
     try:
         name, _, password = base64.b64decode(given, validate=True).decode().partition(":")
     except ValueError:
-        return None
+        raise NotSignedIn from None
     found = [user for user in config.ops_users if _is(user, name, password)]  # all are compared, found or not
     if found and scheme.lower() == "basic":
         return found[0]
     # Without the name: it may be a password, typed into the wrong field.
     log.warning("Operator sign-in refused", extra={"ip": client_ip(request, config.trusted_proxies)})
-    return None
+    raise NotSignedIn
 
 
 def _is(user: OpsUser, name: str, password: str) -> bool:

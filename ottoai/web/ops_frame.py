@@ -22,8 +22,7 @@ async def render(
     request: web.Request, template: str, here: str, read: Callable[[], Awaitable[dict[str, Any]]]
 ) -> web.Response:
     """A page of what `read` finds, for whoever signed in. `here`: its name in the navigation."""
-    if (user := ops.admitted(request)) is None:
-        return ops.challenge()
+    user = ops.admitted(request)
     config = request.app[keys.CONFIG]
     state: dict[str, Any] = {
         "here": here,

@@ -87,10 +87,9 @@ class Press:
             return None
 
 
-async def pressed(request: web.Request, action: str) -> Press | None:
-    """The button that was pressed; None when nobody has signed in. Raises Forbidden, InvalidInput."""
-    if (user := ops.admitted(request)) is None:
-        return None
+async def pressed(request: web.Request, action: str) -> Press:
+    """The button that was pressed. Raises NotSignedIn, NotFound, Forbidden, InvalidInput."""
+    user = ops.admitted(request)
     try:
         if user.role != "operator":
             raise Forbidden("Only operators may do this; you may look.")

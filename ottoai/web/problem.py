@@ -4,7 +4,7 @@ import msgspec
 from aiohttp import web
 
 from ottoai import trace
-from ottoai.errors import NotFound, OttoError, PreconditionFailed, TooLarge, UnsupportedMedia
+from ottoai.errors import NotFound, OttoError, PreconditionFailed, TooLarge, Unauthenticated, UnsupportedMedia
 
 CONTENT_TYPE = "application/problem+json"
 TYPES = "/docs/problems/"  # where a problem's type leads to, under the API's own address
@@ -26,11 +26,11 @@ class Problem(msgspec.Struct, frozen=True):
     trace_id: str
 
 
-def of(error: OttoError, request: web.Request) -> web.Response:
+def of(error: OttoError, request: web.BaseRequest) -> web.Response:
     """The answer to one of our own errors."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = error.challenge
     if error.status == 426:
         headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})
     if isinstance(error, PreconditionFailed) and error.version is not None:
@@ -64,7 +64,7 @@ async def explain(request: web.Request) -> web.Response:
 
 
 def _response(
-    status: int, slug: str, title: str, detail: str, request: web.Request, headers: dict[str, str]
+    status: int, slug: str, title: str, detail: str, request: web.BaseRequest, headers: dict[str, str]
 ) -> web.Response:
     problem = Problem(TYPES + slug, title, status, detail, request.rel_url.raw_path, trace.trace_id())
     body = msgspec.json.encode(problem)

@@ -4,6 +4,7 @@ import logging
 import math
 import socket as sockets
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -41,6 +42,8 @@ MALFORMED_LIMIT: Final = 10  # in a minute; a client that sends that many is bro
 MALFORMED_WINDOW: Final = 60.0
 # After an error, a broken frame, aiohttp has closed the socket with the code that says so.
 ENDS: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
+# What a token is refused for, as it is counted; anything else is `invalid`.
+REFUSED: Final[Mapping[type[Unauthenticated], str]] = {TokenExpired: "expired", TokenRevoked: "revoked"}
 MAX_CHANNEL: Final = 200  # characters of a channel's name that are given back; real ones are shorter
 
 
@@ -67,8 +70,7 @@ async def verified(app: web.Application, token: str) -> Principal:
     try:
         return await app[keys.TOKENS].verify(token)
     except Unauthenticated as error:
-        reason = {TokenExpired: "expired", TokenRevoked: "revoked"}.get(type(error), "invalid")
-        app[keys.METRICS].ws_auth_failures_total.inc(reason=reason)
+        app[keys.METRICS].ws_auth_failures_total.inc(reason=REFUSED.get(type(error), "invalid"))
         raise
 
 

@@ -100,7 +100,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "redis-cli -u $REDIS_URL ping": ("PONG",),
     'psql $DATABASE_URL -c "select 1"': (r"\(1 row\)",),
     "python -m ottoai migrate": (),
-    "curl -s $BASE/metrics | grep ws_messages_dropped_total": (r'reason="slow"',),
+    "curl -s $BASE/metrics | grep ws_messages_dropped_total": (r'reason="transient"', r'reason="unrepairable"'),
     "make smoke:realtime": (r"(?m)^ok http.* 0 failed",),
     "curl -s -H 'X-Request-Id: test-123' $BASE/health": (r'"healthy"',),
     "python -m ottoai jobs retry --all": (r"\d+ opened again",),

@@ -117,7 +117,8 @@ def leave(redis_url: str, **fields: Any) -> None:
 async def test_strangers_learn_nothing(serve, path, auth):
     status, headers, body = await fetch(await serve(), path, auth)
     assert (status, headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
-    assert body == "Sign in as one of OPS_USERS.\n"
+    assert headers["Content-Type"].startswith("application/problem+json")
+    assert msgspec.json.decode(body)["type"] == "/docs/problems/not-signed-in"
     assert "X-Verdict" not in headers
 
 

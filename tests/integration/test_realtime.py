@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket as socket_module
 import time
 from contextlib import AsyncExitStack
@@ -15,6 +16,7 @@ from ottoai.client import Closed, Socket, connect
 from ottoai.domain import events
 from ottoai.realtime import fanout, stream
 from ottoai.web import keys, ws
+from tests.background import counted
 from tests.conftest import add_tenant, execute, of_tenant
 from tests.helpers import deliver, get, report, until
 
@@ -280,7 +282,8 @@ async def test_a_hole_is_filled_before_what_follows(base, make_token, database_u
         await nothing_more(socket)
 
 
-async def test_what_the_log_lost_is_said(base, make_token, database_url):
+async def test_what_the_log_lost_is_said(base, make_token, database_url, caplog):
+    caplog.set_level("INFO")
     async with connect(base, make_token()) as socket:
         await socket.subscribe(CHANNEL)
         of_tenant(database_url, "update heads set seq = seq + 2")  # as if retention had taken 1 and 2 unheard
@@ -289,6 +292,9 @@ async def test_what_the_log_lost_is_said(base, make_token, database_url):
         assert (dropped["event"], dropped["seq"], dropped["data"]) == (
             "system.buffer_dropped", None, {"from_seq": 1, "to_seq": 2},
         )  # fmt: skip
+        assert re.fullmatch("[0-9a-f]{32}", dropped["trace_id"])
+        (told,) = [each for each in caplog.records if each.msg == "Events lost to a client"]
+        assert (told.from_seq, told.to_seq) == (1, 2)
         assert await seqs(socket, 1) == [3]
 
 
@@ -341,15 +347,21 @@ async def test_a_log_that_grows_while_heads_are_compared_is_not_taken_for_restor
 # Slow, broken and hostile clients
 
 
+def stall(socket: Socket) -> asyncio.Transport:
+    """Have a client read nothing more, until its transport resumes."""
+    transport = socket.raw._conn.transport
+    # Or the kernel would take megabytes on the client's behalf.
+    transport.get_extra_info("socket").setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 65_536)
+    transport.pause_reading()
+    return transport
+
+
 async def test_a_stalled_client_catches_up_and_disturbs_nobody(app, base, make_token):
     data = {"filler": "x" * 8_000}
     async with connect(base, make_token()) as stalled, connect(base, make_token(user="ben")) as lively:
         for socket in (stalled, lively):
             await socket.subscribe(CHANNEL)
-        transport = stalled.raw._conn.transport
-        # Or the kernel would take megabytes on the client's behalf.
-        transport.get_extra_info("socket").setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 65_536)
-        transport.pause_reading()
+        transport = stall(stalled)
         headers = {"X-Dev-Key": "dev"}
         url = f"{base}/ws/test-emit?event=test.big&tenant_id=demo"
         async with aiohttp.ClientSession(headers=headers) as session:
@@ -365,6 +377,31 @@ async def test_a_stalled_client_catches_up_and_disturbs_nobody(app, base, make_t
         assert await seqs(stalled, 1200) == list(range(1, 1201))
         await emit(base)
         assert await seqs(stalled, 1) == [1201]
+
+
+async def test_who_is_stuck_is_closed_4409_and_resumes_without_a_loss(app, base, make_token, database_url, monkeypatch):
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(fanout, "STUCK", 0.3)
+        async with connect(base, make_token()) as socket:
+            await socket.subscribe(CHANNEL)
+            transport = stall(socket)
+            append(database_url, 300, size=8_000)
+            await emit(base)
+            (there,) = app[keys.HUB].connections.values()
+            await until(lambda: there.closed_for == "slow")
+            transport.resume_reading()  # what was on its way comes before the close
+            with pytest.raises(Closed) as closed:
+                while True:
+                    seen += await seqs(socket, 1)
+            assert closed.value.code == 4409
+            await until(lambda: counted(app[keys.METRICS], "ws_disconnects_total", reason="slow") == 1)
+    assert len(seen) < 301
+    await emit(base)
+    async with connect(base, make_token()) as socket:
+        result = await socket.subscribe(CHANNEL, seen[-1])
+        assert (result["recovered"], result["replayed"]) == (True, 302 - len(seen))
+        assert seen + await seqs(socket, 302 - len(seen)) == list(range(1, 303))
 
 
 async def test_garbage_gets_an_error_and_ten_close_4400(base, make_token):

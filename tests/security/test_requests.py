@@ -3,8 +3,11 @@
 import asyncio
 import base64
 import gzip
+import re
 import time
+from typing import Any
 
+import msgspec
 import pytest
 
 from ottoai.domain.roles import Role
@@ -41,6 +44,7 @@ async def test_a_request_that_two_could_read_differently_is_refused(say):
         assert b" 400 " in answer.partition(b"\r\n")[0], headers
         assert b"aiohttp" not in answer, headers
         assert b"nosniff" in answer, headers
+        assert problem_of(answer)["type"] == "/docs/problems/invalid-input", headers
 
 
 async def test_bare_line_feeds_are_refused(say):
@@ -54,8 +58,34 @@ async def test_what_cannot_be_parsed_is_not_quoted(say, caplog):
     answer = await say(request("GET /health", "Authorization: Bearer s3cr3t\x00"))
     assert b" 400 " in answer
     assert b"s3cr3t" not in answer
+    assert problem_of(answer)["instance"] == "/"
     assert "s3cr3t" not in caplog.text
     assert [r.levelname for r in caplog.records if r.msg == "Request cannot be parsed"] == ["INFO"]
+
+
+@pytest.mark.parametrize("line", ["GET /openapi.json", "GET /api/calls", "GET /nothing", "PUT /api/calls", HOOK])
+async def test_what_nobody_can_expect_is_refused_like_all_else(say, line, caplog):
+    caplog.set_level("INFO")
+    answer = await say(request(line, "Expect: s3cr3t", "X-Request-Id: mine"))
+    assert b" 417 " in answer.partition(b"\r\n")[0]
+    assert problem_of(answer, id_="mine")["type"] == "/docs/problems/expectation-failed"
+    assert b"s3cr3t" not in answer
+    assert [r.status for r in caplog.records if r.msg == "Request answered"] == [417]
+    figures = await say(request("GET /metrics?scope=local"))
+    assert re.search(rb'http_requests_total{.*status="417".*} 1\n', figures)
+
+
+@pytest.mark.parametrize("line", [HOOK, "POST /nothing"])
+async def test_who_waits_to_be_asked_for_the_body_is_asked(port, line):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request(line, "Expect: 100-Continue", "Content-Length: 2"))
+    async with asyncio.timeout(10):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        answer = await reader.read()
+    writer.close()
+    assert answer.split(b" ")[1] == (b"200" if line == HOOK else b"404")
+    assert answer.count(b"HTTP/1.") == 1
 
 
 async def test_unfinished_headers_end_after_a_while(port):
@@ -149,6 +179,18 @@ async def test_no_spelling_of_an_address_goes_around_the_token(say):
 async def test_no_other_file_is_served(say):
     for path in ["/static/../config.py", "/static/%2e%2e%2fconfig.js", "/static/..%5cconfig.js"]:
         assert b" 404 " in await say(request(f"GET {path}")), path
+
+
+def problem_of(answer: bytes, id_: str | None = None) -> Any:
+    """The problem that is answered, with the request's id: this one, or that of its trace."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in head.decode().split("\r\n"))}
+    assert fields["content-type"] == "application/problem+json"
+    problem = msgspec.json.decode(body)
+    assert problem["status"] == int(head.split(b" ")[1])
+    assert fields["x-request-id"] == (id_ or problem["trace_id"])
+    assert len(problem["trace_id"]) == 32
+    return problem
 
 
 def _operator() -> str:

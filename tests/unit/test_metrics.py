@@ -3,14 +3,16 @@
 import os
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ottoai import metrics
+from ottoai import errors, metrics
 from ottoai.instruments import MAX_SERIES, Instrument
 from ottoai.metrics import Metrics
+from ottoai.web import session
 from ottoai.webhooks import clerk
 from ottoai.webhooks.receive import PROVIDERS
 from tests.unit.exposition import parse
@@ -165,3 +167,19 @@ def test_a_forked_child_can_count_while_a_thread_of_its_parent_did(figures):
 
 def test_every_provider_can_be_counted():
     assert {*PROVIDERS, clerk.NAME} == set(metrics.PROVIDERS)
+
+
+def test_every_reason_is_declared_and_can_come_up(figures):
+    """One that is counted and not declared is not there before the first; one that is declared alone never comes."""
+    source = "".join(path.read_text() for path in Path(metrics.__file__).parent.rglob("*.py"))
+
+    def said(pattern: str) -> set[str]:
+        return set(re.findall(pattern, source))
+
+    ended = said(r'close\(.*CloseCode\.\w+, "(\w+)"\)') | said(r'ws_disconnects_total\.inc\(reason="(\w+)"\)')
+    ended |= {"client", "too_large", errors.StoreUnavailable.type, errors.Draining.type}  # of the client; of an error
+    refused = said(r'ws_auth_failures_total\.inc\(reason="(\w+)"\)') | {*session.REFUSED.values(), "invalid"}
+    dropped = said(r'ws_messages_dropped_total\.inc\(.*reason="(\w+)"\)')
+    assert ended == set(figures.ws_disconnects_total.known["reason"])
+    assert refused == set(figures.ws_auth_failures_total.known["reason"])
+    assert dropped == set(figures.ws_messages_dropped_total.known["reason"])
