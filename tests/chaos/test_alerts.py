@@ -269,8 +269,11 @@ async def test_each_harm_is_told_once_and_nothing_else_is(tmp_path: Path) -> Non
                 await well(fleet)
                 await written(fleet, slack)
             if LONG:
-                ends = {harm.alert for harm in done if harm.undo}
-                await until("the ends", OVER_WITHIN, lambda: ends <= told(slack, over=True).keys())
+                deadline = time.monotonic() + OVER_WITHIN
+                while left := {harm.alert for harm in done if harm.undo} - told(slack, over=True).keys():
+                    said = "\n".join(trouble.said)
+                    assert time.monotonic() < deadline, f"CHAOS_SEED={SEED}: no end of {left}. Told was:\n{said}"
+                    await asyncio.sleep(0.2)
                 await written(fleet, slack)
             wrong = await asyncio.to_thread(lambda: list(check(fleet, slack, done)))
             print(f"CHAOS_SEED={SEED}: {len(harms)} harms, told {dict(told(slack, over=False))}, over "

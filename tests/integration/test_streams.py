@@ -277,9 +277,7 @@ async def test_a_stream_says_why_it_is_ended(app, base, make_token):
         assert await stream.message() is None
 
 
-async def test_of_a_replaced_log_nothing_is_told_under_the_old_epoch(
-    base, make_token, database_url, monkeypatch
-):
+async def test_of_a_replaced_log_nothing_is_told_under_the_old_epoch(base, make_token, database_url, monkeypatch):
     """A process that has not noticed yet would tell 1 to 4, and the place after a 5 that nobody was told."""
     monkeypatch.setattr(streams, "RING_EVENTS", 2)  # the rest is read from the log
     monkeypatch.setattr(hub, "HEADS_EVERY", 3600.0)

@@ -15,6 +15,7 @@ from ottoai.metrics import Metrics
 from ottoai.web import session
 from ottoai.webhooks import clerk
 from ottoai.webhooks.receive import PROVIDERS
+from tests import canary
 from tests.unit.exposition import parse
 
 
@@ -106,7 +107,12 @@ def test_the_process_describes_itself(figures):
     assert re.fullmatch(r"3\.\d+\.\d+", build["python"])
 
 
-@given(st.lists(st.text(), min_size=1, max_size=5))
+def _private(text: str) -> bool:
+    """Whether the canary would take it for a secret: hypothesis tries strings that it finds in the tests, too."""
+    return bool(canary.SECRETS.search(text) or canary.PHONES.search(text))
+
+
+@given(st.lists(st.text().filter(lambda text: not _private(text)), min_size=1, max_size=5))
 def test_any_label_value_comes_back(values):
     figures = Metrics(version="")
     for value in values:
