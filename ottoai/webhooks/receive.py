@@ -133,9 +133,6 @@ async def take_in(ingest: Ingest, raw: Raw, identities: tuple[str, ...]) -> Rece
         return await _keep_unclaimed(ingest.db.system(), raw, identities)
     try:
         delivery = PROVIDERS[raw.provider].parse(raw)
-    except InvalidInput as error:
-        return await quarantine(ingest, tenant, raw, error.detail)
-    try:
         return await _record(ingest, tenant, raw, delivery)
     except (InvalidInput, Conflict) as error:
         return await quarantine(ingest, tenant, raw, error.detail)
