@@ -26,7 +26,7 @@ from ottoai.db import Database, open_pool
 from ottoai.domain import hours, revocations, tenants
 from ottoai.domain.events import tenant_channel
 from ottoai.domain.roles import Role
-from ottoai.errors import Conflict, InvalidInput, NotFound, Unauthenticated
+from ottoai.errors import BadSignature, Conflict, InvalidInput, NotFound, Unauthenticated
 from ottoai.metrics import Metrics
 from ottoai.queue import open_waker
 from ottoai.realtime.bus import open_bus
@@ -132,8 +132,7 @@ def tenant_add(config: Config, args: Namespace) -> int:
     hook, replayed = _with_database(config, add)
     say(f"added tenant {args.id}")
     say(f"its own webhook paths end in /{hook}, for instance /call-rail/call-complete/{hook}")
-    for status, count in sorted(replayed.items()):
-        say(f"{count} deliveries that came before: {status}")
+    _say_replayed(replayed)
     return 0
 
 
@@ -156,6 +155,15 @@ async def _replay(config: Config, tenant_id: str) -> dict[str, int]:
         return await replay_unclaimed(ingest, tenant_id) | ({"processed, from Clerk": told} if told else {})
 
 
+def _say_replayed(replayed: dict[str, int]) -> None:
+    for status, count in sorted(replayed.items()):
+        if status == BadSignature.type:
+            say(f"{count} deliveries that came before still wait: none of the tenant's keys signed them")
+            say("give the right key with `tenant rotate-key`: they are checked again")
+        else:
+            say(f"{count} deliveries that came before: {status}")
+
+
 def tenant_set(config: Config, args: Namespace) -> int:
     """Change a tenant."""
     given, settings = _given(args), commands_settings.chosen(args)
@@ -168,8 +176,7 @@ def tenant_set(config: Config, args: Namespace) -> int:
 
     replayed = _with_database(config, change)
     say(f"changed tenant {args.id}")
-    for status, count in sorted(replayed.items()):
-        say(f"{count} deliveries that came before: {status}")
+    _say_replayed(replayed)
     return 0
 
 

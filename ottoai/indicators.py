@@ -435,7 +435,8 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator(
         "webhook_spool", "Webhooks", "Waiting on disk", "count",
         Level(_of("webhook_spool_deliveries"), "sum"), (warning(">", 0, MINUTE), critical(">", 1000, MINUTE)),
-        "They are taken in when PostgreSQL is back. Do not throw the process's disk away.",
+        "They are taken in when PostgreSQL is back. Do not throw the process's disk away. Log: "
+        "`Spooled webhook waits`.",
     ),
     Indicator(
         "webhook_spool_usable", "Webhooks", "Room on disk for webhooks", "state",

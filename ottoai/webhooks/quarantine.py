@@ -1,5 +1,6 @@
 """What was quarantined: finding it, and trying it again once its cause is mended."""
 
+import logging
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Literal
@@ -8,8 +9,10 @@ import msgspec
 
 from ottoai.db import Row, Session, queries
 from ottoai.domain import tenants
-from ottoai.errors import Conflict, InvalidInput, NotFound
+from ottoai.errors import Conflict, InvalidInput, NotFound, OttoError
 from ottoai.webhooks.receive import PROVIDERS, Ingest, as_raw, record
+
+log = logging.getLogger(__name__)
 
 PAGE = 100
 MANY = 1000
@@ -109,13 +112,22 @@ async def replay(ingest: Ingest, key_id: str) -> Replayed:
             await queries().deliveries.end_quarantine(tx, id=key_id)
             recorded = await record(tx, tenant, raw, delivery)
     except (InvalidInput, Conflict) as error:
-        await queries().deliveries.keep_error(ingest.db.one(tenant.id), id=key_id, error=error.detail)
-        return Replayed(key_id, found.error, "quarantined", error.detail)
+        return await _stays(ingest, found, error.detail)
+    except OttoError:
+        raise
+    except Exception as error:  # it must not keep others from being tried
+        log.exception("Webhook could not be processed", extra={"provider": found.provider, "kind": found.kind})
+        return await _stays(ingest, found, f"internal error: {type(error).__name__}")
     ingest.bus.publish(recorded.appended)
     ingest.waker.wake(recorded.jobs)
     names = tuple(event.event for event in recorded.appended.events)
     status: Literal["processed", "duplicate_ignored"] = "processed" if recorded.fresh else "duplicate_ignored"
     return Replayed(key_id, found.error, status, None, delivery.external_id, names)
+
+
+async def _stays(ingest: Ingest, found: Quarantined, error: str) -> Replayed:
+    await queries().deliveries.keep_error(ingest.db.one(found.tenant_id), id=found.id, error=error)
+    return Replayed(found.id, found.error, "quarantined", error)
 
 
 def _quarantined(row: Row) -> Quarantined:

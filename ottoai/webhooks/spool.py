@@ -22,6 +22,7 @@ import psutil
 from ottoai.background import running
 from ottoai.errors import StoreUnavailable
 from ottoai.metrics import Metrics
+from ottoai.vault import SecretUnreadable
 from ottoai.webhooks.delivery import Raw
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,14 @@ UNVERIFIED: Final = (
 VOLATILE: Final = frozenset({"tmpfs", "ramfs"})  # kept in memory: gone when the machine is
 LOOK_EVERY: Final = 1.0  # seconds between two looks whether there is something to take in, and whether that works again
 ADOPT_EVERY: Final = 10  # looks between two for the folders of processes that died
+# Seconds until a delivery whose tenant's secret cannot be read is tried again: only an operator can mend that, and
+# thousands may wait.
+TRY_LOCKED: Final = 15.0
 FILE_COST: Final = 4096  # bytes that a file takes at least
 SUFFIX: Final = ".delivery"
 
-Take = Callable[[Raw], Awaitable[None]]  # takes a delivery in; raises StoreUnavailable when that does not work yet
+# Takes a delivery in; raises StoreUnavailable when that does not work yet, SecretUnreadable when not for its tenant.
+Take = Callable[[Raw], Awaitable[None]]
 
 
 class SpoolFull(StoreUnavailable):
@@ -59,6 +64,7 @@ class Spool:
         self._sizes: dict[Path, tuple[int, int]] = {}
         self._bytes = self._loose = 0
         self._ready: set[Path] = set()  # what of it can be taken in
+        self._locked: dict[Path, float] = {}  # whose tenant's secret cannot be read: when each is tried again
         self.trouble: str | None = "not opened"  # why nothing can be kept
 
     def open(self) -> None:
@@ -145,7 +151,8 @@ class Spool:
         taken = 0
         for path in sorted(self._ready):
             taken += await self._take(path, take)
-            self._forget(path)
+            if path not in self._locked:
+                self._forget(path)
         if taken:
             log.info("Spooled webhooks taken in", extra={"count": taken})
         return taken
@@ -166,6 +173,9 @@ class Spool:
         return taken
 
     async def _take(self, path: Path, take: Take) -> bool:
+        """Take one in; whether it was. One whose tenant's secret cannot be read stays, and holds up no other."""
+        if time.monotonic() < self._locked.get(path, 0.0):
+            return False
         data = await asyncio.to_thread(path.read_bytes)
         try:
             raw = msgspec.msgpack.decode(data, type=Raw)
@@ -173,7 +183,15 @@ class Spool:
             log.error("Spooled webhook not readable; set aside", extra={"file": path.name, "cause": str(error)})  # noqa: TRY400
             await asyncio.to_thread(path.rename, path.with_suffix(".unreadable"))
             return False
-        await take(raw)
+        try:
+            await take(raw)
+        except SecretUnreadable as error:
+            if path not in self._locked:
+                extra = {"file": path.name, "provider": raw.provider, "kind": raw.kind, "cause": error.detail}
+                log.error("Spooled webhook waits for its tenant's secret", extra=extra)  # noqa: TRY400
+            self._locked[path] = time.monotonic() + TRY_LOCKED
+            return False
+        self._locked.pop(path, None)
         await asyncio.to_thread(path.unlink, missing_ok=True)
         return True
 

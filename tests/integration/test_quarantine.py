@@ -10,7 +10,7 @@ from ottoai.__main__ import main
 from ottoai.commands import ingesting
 from ottoai.domain import calls
 from ottoai.errors import OutcomeUnknown
-from ottoai.webhooks import quarantine
+from ottoai.webhooks import callrail, quarantine
 from tests.conftest import execute, of_tenant
 from tests.helpers import deliver, report
 from tests.integration.test_webhooks import log_of
@@ -58,6 +58,36 @@ async def test_a_fault_of_ours_loses_nothing(base, database_url, poisoned):
     assert of_tenant(database_url, "select error from payloads") == [("internal error: KeyError",)]
     again = await deliver(base, "call-complete", report("call-complete", 7000, customer_name="Poison"))
     assert again[0] == 200
+
+
+async def test_one_that_we_stumble_over_keeps_no_other_from_being_tried(base, database_url, command, monkeypatch):
+    parse = callrail.parse
+    stumbles = [b"7000", b"7001", b"7002"]
+
+    def stumble(raw):
+        if any(number in raw.body for number in stumbles):
+            raise KeyError("a fault of ours")
+        return parse(raw)
+
+    monkeypatch.setattr(callrail, "parse", stumble)
+    await quarantined(base, 3)
+    stumbles.remove(b"7001")
+    auth = {"Authorization": aiohttp.encode_basic_auth("operator", "secret")}
+    async with aiohttp.ClientSession(headers=auth) as session:
+        async with session.get(f"{base}/ops/quarantine") as response:
+            token = re.search(r'name="csrf" value="([^"]+)"', await response.text())[1]
+        pressed = f"{base}/ops/quarantine/replay"
+        async with session.post(pressed, data={"all": "1", "csrf": token}) as response:
+            assert response.status == 200
+            assert "1 processed, 2 quarantined" in await response.text()
+    stumbles.remove(b"7002")
+    code, out = await command("quarantine", "replay", "--all")
+    assert (code, out.splitlines()[-1]) == (1, "1 processed, 1 quarantined")
+    assert "after: quarantined, internal error: KeyError" in out
+    assert of_tenant(database_url, "select external_id from calls order by 1") == [("7001",), ("7002",)]
+    stumbles.clear()
+    assert (await command("quarantine", "replay", "--all"))[0] == 0
+    assert of_tenant(database_url, "select count(*) from calls") == [(3,)]
 
 
 async def test_it_is_tried_again_once(base, database_url, poisoned, config):

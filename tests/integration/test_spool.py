@@ -10,14 +10,16 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
+from cryptography.fernet import Fernet
 
 from ottoai.app import build_app
 from ottoai.metrics import Metrics
+from ottoai.vault import SecretUnreadable, Vault
 from ottoai.webhooks import callrail
 from ottoai.webhooks import spool as spools
 from ottoai.webhooks.delivery import Raw
 from ottoai.webhooks.spool import Spool, SpoolFull
-from tests.conftest import SIGNING_KEY, make_config, of_tenant
+from tests.conftest import SIGNING_KEY, add_tenant, execute, make_config, of_tenant
 from tests.helpers import deliver, report, until
 from tests.integration.test_webhooks import log_of
 
@@ -191,6 +193,84 @@ async def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(folder):
     assert await kept.drain_once(take) == 1
     assert waiting(folder) == []
     assert len(list(folder.glob("*/*.unreadable"))) == 1
+    kept.close()
+
+
+async def test_a_tenants_unreadable_secret_holds_up_nobody_else(
+    base, folder, db, postgres_server, database_url, command, monkeypatch, caplog
+):
+    monkeypatch.setattr(spools, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(spools, "TRY_LOCKED", 0.0)
+    await add_tenant(db, "other", company="77", number="+12125550188")
+    key = SIGNING_KEY.format("demo")
+    lost = Vault((Fernet.generate_key().decode(),)).seal(key)
+    execute(database_url, "update credentials set current = %s where tenant_id = 'demo' returning 1", lost)
+    postgres_server.stop()
+    try:
+        assert (await deliver(base, "pre-call", report("pre-call", 7001)))[1]["status"] == "spooled"
+        body = report("pre-call", 7002, company_id=77, company_resource_id=None, tracking_phone_number="+12125550188")
+        assert (await deliver(base, "pre-call", body, tenant="other"))[1]["status"] == "spooled"
+        first, _ = waiting(folder)
+    finally:
+        postgres_server.start()
+    await until(lambda: waiting(folder) == [first], 20)
+    assert of_tenant(database_url, "select external_id from calls", tenant="other") == [("7002",)]
+    assert of_tenant(database_url, "select count(*) from calls") == [(0,)]
+    await until(lambda: "waits for its tenant's secret" in caplog.text)
+    assert (await command("tenant", "rotate-key", "demo", "--callrail-key", "-", typed=f"{key}\n"))[0] == 0
+    assert (await command("tenant", "retire-key", "demo", "callrail-key"))[0] == 0
+    await emptied(folder)
+    assert of_tenant(database_url, "select external_id from calls") == [("7001",)]
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["its own", "a dead process's"])
+async def test_what_waits_for_a_secret_is_said_once_and_counted(folder, monkeypatch, caplog, left):
+    monkeypatch.setattr(spools, "TRY_LOCKED", 0.0)
+    metrics = Metrics("test")
+    kept, other = Spool(folder, 1024 * 1024, metrics), Spool(folder, 1024 * 1024, Metrics("test"))
+    kept.open()
+    other.open()
+    for number in (7001, 7002):
+        await kept.put(signed(report("pre-call", number)), verified=True)
+    first, _ = waiting(folder)
+    if left:
+        kept.close()
+    look = other.adopt_once if left else kept.drain_once
+    locked, taken = True, []
+
+    async def take(raw: Raw) -> None:
+        if locked and b"7001" in raw.body:
+            raise SecretUnreadable
+        taken.append(raw)
+
+    assert [await look(take) for _ in range(3)] == [1, 0, 0]
+    assert waiting(folder) == [first]
+    said = [record for record in caplog.records if record.message == "Spooled webhook waits for its tenant's secret"]
+    assert [record.file for record in said] == [first.name]
+    if not left:
+        assert kept._bytes == spools.FILE_COST  # it goes on counting
+    locked = False
+    assert await look(take) == 1
+    assert waiting(folder) == []
+    assert len(taken) == 2
+    other.close()
+    if not left:
+        kept.close()
+
+
+async def test_what_waits_for_a_secret_is_not_tried_at_each_look(folder):
+    kept = Spool(folder, 1024 * 1024, Metrics("test"))
+    kept.open()
+    await kept.put(signed(report("pre-call", 7001)), verified=True)
+    tried = []
+
+    async def take(raw: Raw) -> None:
+        tried.append(raw)
+        raise SecretUnreadable
+
+    for _ in range(3):
+        assert await kept.drain_once(take) == 0
+    assert len(tried) == 1
     kept.close()
 
 

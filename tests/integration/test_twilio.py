@@ -291,6 +291,8 @@ async def test_an_unknown_account_is_kept_with_its_address_and_replayed(base, db
     await give(db, "late", twilio_sid="AC-late", twilio_number="+12125550177")
     assert await _replay(config, "late") == {"processed": 1, "bad-signature": 1}
     assert of_tenant(database_url, "select provider_id from messages", tenant="late") == [(text["MessageSid"],)]
+    kept = execute(database_url, "select convert_from(body, 'UTF8') from unclaimed_deliveries")
+    assert ["MessageSid=SM2" in str(body) for (body,) in kept] == [True]  # for a key that fits
 
 
 async def test_unsigned_is_for_development_and_demo_only(base, db, aiohttp_server, database_url, redis_url):

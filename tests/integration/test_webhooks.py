@@ -23,6 +23,12 @@ def log_of(url: str, tenant: str = "demo") -> list[tuple[int, str]]:
     return of_tenant(url, "select seq, event from events order by seq", tenant=tenant)
 
 
+def waiting(url: str) -> list[object]:
+    """The ids of the calls of which a delivery is kept until its company is added."""
+    rows = execute(url, "select convert_from(body, 'UTF8')::json ->> 'id' from unclaimed_deliveries order by id")
+    return [call_id for (call_id,) in rows]
+
+
 async def test_missed_call_becomes_call_lead_rescue_and_job(base, database_url):
     status, answer = await deliver(base, "call-complete", report("call-complete", 7001))
     assert (status, answer["status"]) == (200, "processed")
@@ -190,7 +196,26 @@ async def test_unknown_company_is_kept_and_replayed_when_added(base, db, config,
         tally = await replay_unclaimed(ingest, "late")
     assert tally == {"processed": 1, "bad-signature": 1}
     assert of_tenant(database_url, "select external_id from calls", tenant="late") == [("7014",)]
-    assert execute(database_url, "select count(*) from unclaimed_deliveries") == [(0,)]
+    assert waiting(database_url) == ["7015"]  # for a key that fits
+    assert (await deliver(base, "call-complete", {**body, "id": 7016}, key="forged"))[0] == 401
+    assert waiting(database_url) == ["7015"]
+
+
+async def test_unknown_company_is_kept_until_it_has_its_key(base, command, database_url):
+    """Added without a key, then with a mistyped one: nothing is lost, and each is taken in once."""
+    for number in (7022, 7023):
+        body = report("call-complete", number, company_id=42, company_resource_id=None, tracking_phone_number=None)
+        assert (await deliver(base, "call-complete", body, key="the-right-one"))[0] == 202
+    waits = "2 deliveries that came before still wait: none of the tenant's keys signed them\n"
+    assert waits in (await command("tenant", "add", "late", "--name", "Late", "--callrail-company", "42"))[1]
+    assert waits in (await command("tenant", "set", "late", "--callrail-key", "-", typed="the-rihgt-one\n"))[1]
+    assert waiting(database_url) == ["7022", "7023"]
+    rotate = ("tenant", "rotate-key", "late", "--callrail-key", "-")
+    assert "2 deliveries that came before: processed" in (await command(*rotate, typed="the-right-one\n"))[1]
+    assert waiting(database_url) == []
+    assert "came before" not in (await command(*rotate, typed="another\n"))[1]
+    calls = of_tenant(database_url, "select external_id from calls order by external_id", tenant="late")
+    assert calls == [("7022",), ("7023",)]
 
 
 async def test_no_tenant_speaks_for_another(base, db, database_url):
