@@ -16,7 +16,6 @@ from jobs.context import Context
 from ottoai.domain import reconciliations, tenants
 from ottoai.errors import ProviderFailed, StoreUnavailable
 from ottoai.log import bind
-from ottoai.queue import open_waker
 from ottoai.vault import Vault
 from ottoai.webhooks import callrail
 from ottoai.webhooks.callrail_api import Api, open_api
@@ -145,10 +144,10 @@ async def reconcile(context: Context) -> bool:
     due = await reconciliations.due(context.db.system(), MOST)
     if not due:
         return False
-    async with open_waker(context.config) as waker, open_api(context.config, AT_ONCE) as api:
+    async with open_api(context.config, AT_ONCE) as api:
         vault = Vault(context.config.secret_keys)
         directory = Directory(context.db.system(), vault)
-        ingest = Ingest(context.config, context.db, context.bus, waker, vault, directory)
+        ingest = Ingest(context.config, context.db, context.bus, context.waker, vault, directory)
         run = Run(context, ingest, api)
         run.waiting.extend(due)
         await asyncio.gather(*(run.work() for _ in range(AT_ONCE)))

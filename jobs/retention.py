@@ -107,12 +107,21 @@ TABLES = (
 
 
 async def retention(context: Context) -> bool:
-    """Delete what is too old, until nothing is or the time is up; return whether something is left."""
+    """Delete what is too old, until nothing is or the time is up; return whether something is left. Raises what went
+    wrong with a table, once all the others have had their turn.
+    """
     until = time.monotonic() + context.deadline * BUDGET
     now = datetime.now(UTC)
     more = False
+    failed: Exception | None = None
     for table in TABLES:
-        more |= await _retire(context, table, now - table.kept(context.config), until)
+        try:
+            more |= await _retire(context, table, now - table.kept(context.config), until)
+        except Exception as error:  # noqa: BLE001 - raised below: one table must not make the others grow
+            log.warning("Rows not retired", extra={"table": table.name, "error": repr(error)})
+            failed = error
+    if failed:
+        raise failed
     return more
 
 

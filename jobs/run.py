@@ -187,4 +187,5 @@ async def _alone(context: Context, name: str, limit: asyncio.Timeout) -> AsyncIt
         async with running(keep):
             yield True
     finally:
-        await context.redis.eval(_RELEASE, 1, key, token)
+        with suppress(RedisError, OSError):  # then the lock ends by itself
+            await context.redis.eval(_RELEASE, 1, key, token)

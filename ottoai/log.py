@@ -77,7 +77,7 @@ def bind_for_good(**fields: str) -> Token[Mapping[str, str]]:
 
 
 def setup(config: Config, service: str) -> None:
-    """Send every record of this process to stdout as JSON. May be called again, in a forked child for instance."""
+    """Send every record of this process to stdout as JSON. May be called again."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines(service))
     root = logging.getLogger()

@@ -4,7 +4,6 @@
 tenant. How a figure is kept and written is the matter of `instruments`; what is good or bad that of the indicators.
 """
 
-import os
 import platform
 import threading
 from contextlib import suppress
@@ -72,10 +71,6 @@ class Metrics:
         self._kind = kind
         self._lock = threading.Lock()
         self.instruments: list[Instrument] = []
-        # A fork while another thread counts would leave the child with a lock that nobody opens.
-        os.register_at_fork(
-            before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
-        )
         c, g, h = self._counter, self._gauge, self._histogram
 
         self.http_requests_total = c(

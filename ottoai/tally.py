@@ -1,6 +1,6 @@
 """What each process says about itself: figures and heartbeat, left in Redis for whichever API process is asked.
 
-A `Reporter` writes its process's `Snapshot` from a thread of its own, so a busy or forking process is still heard.
+A `Reporter` writes its process's `Snapshot` from a thread of its own, so a busy process is still heard.
 `read` gives the snapshots of all processes; `merge` puts their figures side by side under a `proc` label. Nothing is
 ever added up here: a sum of counters shrinks when a process dies, and a counter that shrinks looks like a restart.
 """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.util.types import Attributes
 
-__all__ = ["SpanKind", "chosen", "flush", "recorded", "setup", "span", "took", "trace_id", "traceparent"]
+__all__ = ["SpanKind", "chosen", "recorded", "setup", "span", "took", "trace_id", "traceparent"]
 
 log = logging.getLogger(__name__)
 
@@ -157,12 +157,6 @@ def traceparent() -> str:
     if not current.is_valid:
         return ""
     return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags & TraceFlags.SAMPLED:02x}"
-
-
-def flush(seconds: float = 1.0) -> None:
-    """Send what is recorded now: for a forked child, whose spans would vanish with it."""
-    if _State.provider:
-        _State.provider.force_flush(int(seconds * 1000))
 
 
 class _Trusted(TraceContextTextMapPropagator):

@@ -12,7 +12,8 @@ with gone as (
 select count(*) from gone;
 
 -- name: retire_probes$
--- Events and jobs of the self-probe's tenant, whatever became of them.
+-- Events and jobs of the self-probe's tenant. Whatever became of a probe, its job ends as done; a dead one, should there
+-- ever be any, stays for an operator, as others' do.
 with old as (
     select e.seq from events as e where e.tenant_id = :probe and e.ts < :before order by e.seq limit :limit
 ),
@@ -27,7 +28,8 @@ jobs as (
     where
         id in (
             select o.id from outbox as o
-            where o.tenant_id = :probe and o.state <> 'open' and o.finished_at < :before
+            where o.tenant_id = :probe and o.state = 'done' and o.finished_at < :before
+            order by o.finished_at -- by outbox_probes; else all is read, as if many of those jobs were a probe's
             limit :limit
         )
     returning id

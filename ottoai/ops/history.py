@@ -57,6 +57,10 @@ class History:
         for each, kept in self._hourly.items():
             value = values.get(each)
             kept.insert(place, nan if value is None else value)
+        if len(self._hours) > HOURS + 24:  # likewise in blocks
+            del self._hours[:24]
+            for kept in self._hourly.values():
+                del kept[:24]
 
     @property
     def last_minute(self) -> datetime | None:

@@ -22,11 +22,12 @@ EVERY: Final = timedelta(minutes=5)
 USUAL: Final = 5  # deliveries in the same hours of each of two weeks: with fewer, none is no news
 WITHIN: Final = timedelta(days=8)  # the week of their last habit
 PATIENCE: Final = 3.0  # seconds; the watch waits meanwhile, and asks again in five minutes
+LOOKING_BACK: Final = 2.0  # seconds more, for since when: a week of all tenants' keys is read for it
 LIMIT: Final = 1000  # tenants named; the provider's outage silences them all
 
 
 class Silent(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant of which nothing comes, and when the last delivery did."""
+    """A tenant of which nothing comes, and when the last delivery did. `last_at`: None when that is not known."""
 
     tenant_id: str
     last_at: datetime | None
@@ -50,22 +51,32 @@ class Silence:
         self._next = now + EVERY
         try:
             async with asyncio.timeout(PATIENCE):
-                self.tenants = await self._ask(now)
+                today = await self._ask(now)
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("Silent tenants not known", extra={"error": repr(error)})
             self.tenants = None
             self._metrics.webhook_silent_tenants.replace(())
             return
-        self._metrics.webhook_silent_tenants.set(len(self.tenants))
-
-    async def _ask(self, now: datetime) -> list[Silent]:
-        rows = queries().ops.silent_tenants(self._system, now=now, listed=LISTED, probe=PROBE, usual=USUAL, limit=LIMIT)
-        today = {row["tenant_id"]: row["last_at"] async for row in rows}
         known = {each.tenant_id: each.last_at for each in self.tenants or ()}  # it is silent: that changes no more
         last = {tenant: last_at or known.get(tenant) for tenant, last_at in today.items()}
         if unknown := [tenant for tenant, last_at in last.items() if last_at is None]:
-            rows = queries().ops.last_deliveries(
-                self._system, tenants=unknown, since=now - WITHIN, until=now, listed=LISTED
-            )
-            last |= {row["tenant_id"]: row["last_at"] async for row in rows}
-        return [Silent(tenant_id=tenant, last_at=last_at) for tenant, last_at in last.items()]
+            last |= await self._look_back(unknown, now)
+        self.tenants = [Silent(tenant_id=tenant, last_at=last_at) for tenant, last_at in last.items()]
+        self._metrics.webhook_silent_tenants.set(len(self.tenants))
+
+    async def _ask(self, now: datetime) -> dict[str, datetime | None]:
+        """Who is silent, and when today's last delivery came."""
+        rows = queries().ops.silent_tenants(self._system, now=now, listed=LISTED, probe=PROBE, usual=USUAL, limit=LIMIT)
+        return {row["tenant_id"]: row["last_at"] async for row in rows}
+
+    async def _look_back(self, tenants: list[str], now: datetime) -> dict[str, datetime]:
+        """When the last delivery of each came; nothing when that takes too long: who is silent is known without."""
+        try:
+            async with asyncio.timeout(LOOKING_BACK):
+                rows = queries().ops.last_deliveries(
+                    self._system, tenants=tenants, since=now - WITHIN, until=now, listed=LISTED
+                )
+                return {row["tenant_id"]: row["last_at"] async for row in rows}
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("Since when tenants are silent is not known", extra={"error": repr(error)})
+            return {}

@@ -36,6 +36,7 @@ LEEWAY: Final = 5  # seconds by which clocks may differ
 MAX_TOKEN: Final = 8 * 1024  # bytes; real ones have a few hundred
 CACHED: Final = 10_000  # verifying costs about 55 µs, a look-up nothing; past that the least used is dropped
 REFRESH: Final = 0.5  # seconds: a revocation has to be in force within one
+OVERLAP: Final = timedelta(seconds=10)  # what was revoked earlier may be committed later, by the 5 s of a statement
 NEVER: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -52,9 +53,12 @@ class Revoked:
     answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._valid_after: dict[tuple[str | None, str | None], float] = {}
-        self._seen: datetime | None = None
+        self._seen: datetime | None = None  # the latest that was heard of
+        self._heard = 0.0  # when it was
+        self._settled = False  # nothing that was revoked before it can be committed any more
 
     def check(self, user: User) -> None:
         """Raise TokenRevoked when the token does not count any more, StoreUnavailable when that is not known yet."""
@@ -66,11 +70,17 @@ class Revoked:
 
     async def refresh(self, system: Session) -> tuple[Revocation, ...]:
         """Learn what was revoked since; that. Raises StoreUnavailable."""
-        found = await revocations.changed(system, self._seen or NEVER)
+        seen, began = self._seen or NEVER, self._clock()
+        found = await revocations.changed(system, seen if self._settled else seen - OVERLAP)
         known = self._valid_after
         news = tuple(r for r in found if r.valid_after.timestamp() > known.get((r.tenant_id, r.user_id), -1.0))
         known.update({(r.tenant_id, r.user_id): r.valid_after.timestamp() for r in news})
-        self._seen = max((r.revoked_at for r in found), default=self._seen or NEVER)
+        latest = max((r.revoked_at for r in found), default=seen)
+        if latest > seen:
+            self._heard, self._settled = self._clock(), False
+        elif began >= self._heard + OVERLAP.total_seconds():  # so what was committed until then has been read just now
+            self._settled = True
+        self._seen = max(self._seen or NEVER, latest)
         return news
 
     async def watch(self, system: Session, tell: Callable[[Revocation], None]) -> None:

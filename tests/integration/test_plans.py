@@ -15,6 +15,8 @@ from msgspec.structs import replace
 
 from ottoai import db
 from ottoai.db import queries
+from ottoai.domain import probes
+from ottoai.domain.tenants import PROBE
 from ottoai.web import inputs
 from ottoai.web.api import reading
 from ottoai.web.api.calls import CallQuery
@@ -68,8 +70,8 @@ from calls where tenant_id = %(tenant)s;
 class Explaining:
     """A session that tells the plan of what the pool would run, with what it took."""
 
-    def __init__(self, url: str) -> None:
-        options = f"{db.options('ottoai_app')} -c app.tenant_id=demo"
+    def __init__(self, url: str, role: str = "ottoai_app") -> None:
+        options = f"{db.options(role)} -c app.tenant_id=demo"
         self.connection = psycopg2.connect(url, options=options)
 
     async def run(self, name: str, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -215,3 +217,23 @@ async def test_page_100_costs_what_page_1_costs(explaining, noun, asked, of):
 def rows(plan: dict[str, Any]) -> int:
     """How many came out of the limit."""
     return max(int(node["Actual Rows"]) for node in nodes(plan) if node["Node Type"] == "Limit")
+
+
+async def test_probes_to_forget_are_found_among_everybodys_jobs(db, demo, database_url):
+    """Each hour, and mostly there is nothing left to find: a day's probes and a week's jobs are younger."""
+    await probes.make_tenant(db.system())
+    sql = (
+        "insert into outbox (tenant_id, job, queue, subject_id, state, due_at, enqueue_at, finished_at)"
+        " select current_tenant(), 'x', 'default', gen_random_uuid(), 'done', now(), now(), now() - n * %s::interval"
+        " from generate_series(1, %s) n"
+    )
+    of_tenant(database_url, sql, timedelta(seconds=30), 20_000)
+    of_tenant(database_url, sql, timedelta(seconds=15), 5_000, tenant=PROBE)
+    execute(database_url, "vacuum analyze outbox")
+    session = Explaining(database_url, "ottoai_system")
+    before = datetime.now(UTC) - timedelta(days=1)
+    found = await queries().retention.retire_probes(session, probe=PROBE, before=before, limit=500)
+    session.connection.close()
+    plan = found[0]["Plan"]
+    assert "outbox_probes" in used(plan)
+    assert blocks(plan) <= BLOCKS

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from jobs import retention
-from tests.background import context_of, miss_a_call
+from jobs.run import perform_periodic
+from tests.background import context_of, locked, miss_a_call
 from tests.conftest import execute, make_config, of_tenant
 
 DAYS = {"EVENT_RETENTION_DAYS": "1", "PAYLOAD_RETENTION_DAYS": "2", "IDEMPOTENCY_TTL_DAYS": "30"}
@@ -66,6 +67,22 @@ async def test_no_batch_is_larger_than_it_may_be(database_url, redis_url, db, de
         assert await retention.retention(context) is False
     assert max(sizes) == 3
     assert sum(sizes) == 30 + 5 + 5
+
+
+async def test_one_table_in_use_keeps_no_other_from_being_forgotten(config, db, demo, database_url, caplog):
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    await miss_a_call(db)
+    aged(database_url, "events", timedelta(days=400))
+    execute(database_url, "update outbox set state = 'done', finished_at = %s", long_ago)
+    async with context_of(config) as context:
+        with locked(database_url, "payloads"):
+            assert (await perform_periodic(context, "retention")).status == "failure"
+        assert [row[0] for row in execute(database_url, "select outcome from periodic_runs")] == ["failure"]
+        assert count(database_url, "events") == count(database_url, "outbox") == 0, "before it and after it"
+        aged(database_url, "payloads", timedelta(days=400))
+        assert (await perform_periodic(context, "retention")).status == "success"
+    assert count(database_url, "payloads") == 0
+    assert [each.table for each in caplog.records if each.message == "Rows not retired"] == ["payloads"]
 
 
 def noting(table, sizes):

@@ -249,6 +249,19 @@ async def test_a_periodic_job_keeps_its_lock_for_as_long_as_it_runs(config, db, 
     assert runs == 1
 
 
+async def test_a_periodic_job_at_whose_end_redis_is_away_is_no_failure(config, db, demo, monkeypatch, redis_server):
+    async def outlives_it(context):
+        redis_server.stop()
+        return False
+
+    monkeypatch.setitem(run.PERIODIC, "outlives_it", outlives_it)
+    async with context_of(config) as context:
+        try:
+            assert (await perform_periodic(context, "outlives_it")).status == "success"
+        finally:
+            redis_server.start()
+
+
 async def test_what_a_stopping_worker_cannot_end_another_begins_at_once(
     config, db, demo, queues, metrics, gate, monkeypatch
 ):

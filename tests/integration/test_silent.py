@@ -12,6 +12,7 @@ import pytest
 from ottoai import db as pools
 from ottoai.domain.tenants import PROBE
 from ottoai.metrics import Metrics
+from ottoai.ops import silent
 from ottoai.ops.silent import EVERY, USUAL, Silence
 from ottoai.webhooks.callrail import LISTED
 from tests.conftest import add_tenant, execute
@@ -118,6 +119,19 @@ async def test_it_asks_every_few_minutes_and_says_when_it_does_not_know(db, tena
         assert "\nwebhook_silent_tenants " not in silence._metrics.render()
     finally:
         postgres_server.start()
+
+
+async def test_who_is_silent_is_known_also_while_it_takes_too_long_to_find_since_when(
+    silence, database_url, monkeypatch
+):
+    usually(database_url, "demo", timedelta(hours=20))
+    came(database_url, "demo", NOW - timedelta(hours=26))
+    with monkeypatch.context() as patch:
+        patch.setattr(silent, "LOOKING_BACK", 0.0)
+        assert await found(silence) == [("demo", None)]
+        assert "webhook_silent_tenants 1" in silence._metrics.render()
+    silence._next = None
+    assert await found(silence) == [("demo", NOW - timedelta(hours=26))]
 
 
 class Explaining:

@@ -1,6 +1,5 @@
 """What the facade promises: declared names and labels only, nothing lost, a text that always parses."""
 
-import os
 import re
 import threading
 from pathlib import Path
@@ -148,27 +147,6 @@ def test_threads_lose_no_count(figures):
     values = parse(figures.render()).values
     assert values["ws_messages_sent_total", frozenset()] == 20_000
     assert values["event_e2e_latency_seconds_count", frozenset()] == 20_000
-
-
-def test_a_forked_child_can_count_while_a_thread_of_its_parent_did(figures):
-    stop = threading.Event()
-
-    def count() -> None:
-        while not stop.is_set():
-            figures.ws_messages_sent_total.inc()
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    try:
-        for _ in range(20):
-            child = os.fork()
-            if not child:  # a closed lock would stop it here, until the time limit of the test
-                figures.ws_messages_sent_total.inc()
-                os._exit(0)
-            assert os.waitpid(child, 0)[1] == 0
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_every_provider_can_be_counted():

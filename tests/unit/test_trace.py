@@ -60,7 +60,6 @@ def test_without_an_endpoint_there_is_an_id_and_nothing_else():
         with trace.span("another"):
             assert trace.trace_id() != outer
         assert trace.trace_id() == ""
-        trace.flush()
 
 
 @pytest.mark.parametrize("given", ["", "nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "\n", PARENT[:-1]])
@@ -160,11 +159,8 @@ def test_a_share_of_traces_is_the_same_share_everywhere():
 
 
 def test_a_failed_step_names_the_error_and_not_its_text(collector):
-    with trace.setup(config(collector.url), "worker"):
-        with pytest.raises(ValueError, match="secret"), trace.span("job"):
-            raise ValueError("secret")
-        trace.flush()
-        assert collector.bodies
+    with trace.setup(config(collector.url), "worker"), pytest.raises(ValueError, match="secret"), trace.span("job"):
+        raise ValueError("secret")
     span = collector.spans()["job"]
     assert span.status.code == span.status.STATUS_CODE_ERROR
     assert {each.key: each.value.string_value for each in span.attributes} == {"error.type": "ValueError"}
@@ -178,7 +174,7 @@ def test_a_receiver_that_is_away_is_told_of_once(collector, caplog):
             collector.manner = manner
             with trace.span(manner):
                 pass
-            trace.flush(10)
+            trace._State.provider.force_flush(10_000)
             assert len(caplog.messages) == lines, caplog.messages
     assert caplog.messages == ["Traces cannot be sent; they are lost meanwhile", "Traces are sent again"]
 
