@@ -158,6 +158,9 @@ ANSWERED: Final = _of("http_request_duration_seconds_count", route=ASKED_BY_PEOP
 IN_TIME: Final = _of("event_e2e_latency_seconds_bucket", le="1.0")
 DELIVERED: Final = _of("event_e2e_latency_seconds_count")
 
+# Shorter than for a store: a worker or beat that dies counts as alive for tally.ALIVE_SECONDS first, and is to be told
+# of within a minute. One that is replaced is away for less: it is heard until it ends, and again within seconds.
+UNHEARD: Final = 15.0
 _READY_ADVICE: Final = "The api log says `Check failed` with the cause"
 
 INDICATORS: Final[tuple[Indicator, ...]] = (
@@ -184,13 +187,13 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     ),
     Indicator(
         "worker", "Components", "A worker is alive", "state",
-        Level(_of("ready", component="worker"), "max"), (critical("<", 1, 30),),
+        Level(_of("ready", component="worker"), "max"), (critical("<", 1, UNHEARD),),
         "Start one: python -m jobs worker (fly scale count worker=2); see the log of the one that ended. "
         "Texts wait until then.",
     ),
     Indicator(
         "beat", "Components", "Beat is alive", "state",
-        Level(_of("ready", component="beat"), "max"), (critical("<", 1, 30),),
+        Level(_of("ready", component="beat"), "max"), (critical("<", 1, UNHEARD),),
         "Start one: python -m jobs beat (fly scale count beat=1). Jobs run without it; jobs of later, lost ones and "
         "the schedule wait.",
     ),
