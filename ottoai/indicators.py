@@ -396,8 +396,8 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator(
         "webhook_failed", "Webhooks", "Webhooks failed, 10 min", "count",
         Increase(_of("webhook_requests_total", outcome="failed"), 10 * MINUTE), (critical(">", 0, 0),),
-        "CallRail never sends again, and switches a webhook off that keeps failing. Log: `Request failed`. Is "
-        "PostgreSQL up, and SPOOL_DIR usable?",
+        "Whose: provider of webhook_requests_total. Clerk sends again; CallRail never does, and switches a webhook off "
+        "that keeps failing. Log: `Request failed`. Is PostgreSQL up, and SPOOL_DIR usable?",
     ),
     Indicator(
         "webhook_quarantined", "Webhooks", "Quarantined, 1 h", "count",
