@@ -88,6 +88,8 @@ class Indicator:
             return "yes"
         if first.op == ">" and first.at == 0:
             return "0"
+        if first.op == "<" and first.at == 1 and self.unit == "share":
+            return "100 %"
         return f"{OPPOSITE[first.op]} {shown(self.unit, first.at)}"
 
     def alert(self, bound: Bound) -> str:
@@ -157,6 +159,9 @@ ANSWERED: Final = _of("http_request_duration_seconds_count", route=ASKED_BY_PEOP
 IN_TIME: Final = _of("event_e2e_latency_seconds_bucket", le="1.0")
 DELIVERED: Final = _of("event_e2e_latency_seconds_count")
 
+# Shorter than for a store: a worker or beat that dies counts as alive for tally.ALIVE_SECONDS first, and is to be told
+# of within a minute. One that is replaced is away for less: it is heard until it ends, and again within seconds.
+UNHEARD: Final = 15.0
 _READY_ADVICE: Final = "The api log says `Check failed` with the cause"
 
 INDICATORS: Final[tuple[Indicator, ...]] = (
@@ -183,13 +188,13 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     ),
     Indicator(
         "worker", "Components", "A worker is alive", "state",
-        Level(_of("ready", component="worker"), "max"), (critical("<", 1, 30),),
+        Level(_of("ready", component="worker"), "max"), (critical("<", 1, UNHEARD),),
         "Start one: python -m jobs worker (fly scale count worker=2); see the log of the one that ended. "
         "Texts wait until then.",
     ),
     Indicator(
         "beat", "Components", "Beat is alive", "state",
-        Level(_of("ready", component="beat"), "max"), (critical("<", 1, 30),),
+        Level(_of("ready", component="beat"), "max"), (critical("<", 1, UNHEARD),),
         "Start one: python -m jobs beat (fly scale count beat=1). Jobs run without it; jobs of later, lost ones and "
         "the schedule wait.",
     ),
@@ -390,8 +395,8 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator(
         "webhook_failed", "Webhooks", "Webhooks failed, 10 min", "count",
         Increase(_of("webhook_requests_total", outcome="failed"), 10 * MINUTE), (critical(">", 0, 0),),
-        "CallRail never sends again, and switches a webhook off that keeps failing. Log: `Request failed`. Is "
-        "PostgreSQL up, and SPOOL_DIR usable?",
+        "Whose: provider of webhook_requests_total. Clerk sends again; CallRail never does, and switches a webhook off "
+        "that keeps failing. Log: `Request failed`. Is PostgreSQL up, and SPOOL_DIR usable?",
     ),
     Indicator(
         "webhook_quarantined", "Webhooks", "Quarantined, 1 h", "count",
@@ -470,13 +475,14 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator(
         "cache_hits", "Stores", "Cache hit rate", "share",
         Ratio((_of("cache_requests_total", result="hit"),), (CACHE,), 10 * MINUTE, least=100),
-        (warning("<", 0.7, 5 * MINUTE),),
+        (info("<", 0.8, 30 * MINUTE), warning("<", 0.7, 5 * MINUTE)),
         "Clients that ask for something else each time, or Redis short of memory. Answers are right all the same.",
     ),
     Indicator(
         "redis_up", "Stores", "Redis checks that were answered", "share",
         Ratio((_of("redis_checks_total", result="ok"),), (_of("redis_checks_total"),), 10 * MINUTE, least=5),
-        (warning("<", 0.99, 0), critical("<", 0.9, 0)),  # of 120 checks one may miss
+        # Of 120 checks one may miss, and is seen for the ten minutes; it is told only if others follow.
+        (info("<", 1, 15 * MINUTE), warning("<", 0.99, 0), critical("<", 0.9, 0)),
         "result of redis_checks_total: `timeout` – slow or a network that loses; `error` – refused. redis-cli info",
     ),
     Indicator(

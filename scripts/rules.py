@@ -13,7 +13,7 @@ from ottoai.indicators import INDICATORS, Bound, Condition, Indicator, Unit, sho
 from ottoai.measures import WATCHED, Enough, Quantile, Select, counting, promql_time, recorded
 from ottoai.ops.alerts import SETTLED, settled
 
-EVERY: Final = "15s"  # half of the shortest duration in the table; docs/METRICS.md asks to scrape as often
+EVERY: Final = "15s"  # the shortest duration in the table; docs/METRICS.md asks to scrape as often
 SEEN: Final = "ottoai_proc:seen"
 STARTED: Final = "max by (proc) (process_start_time_seconds)"
 UNREACHABLE: Final = "Is any running (fly status), does /health answer, is METRICS_TOKEN the one that is sent?"

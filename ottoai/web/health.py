@@ -70,9 +70,11 @@ class Health:
         told = [name for name in components if name not in hidden]
         self._metrics.ready.replace(({"component": name}, int(components[name])) for name in told)
         for name, well in components.items():
-            if well != self._was.get(name, True):
-                level, state = (logging.INFO, "well") if well else (logging.WARNING, "unwell")
-                log.log(level, "Component %s is %s", name, state, extra={"component": name})
+            before = self._was.get(name, True)
+            if well and not before:
+                log.info("Component %s is well", name, extra={"component": name})
+            elif before and not well:
+                log.warning("Component %s is unwell", name, extra={"component": name})
         self._was = components
         self._until = time.monotonic() + SHARED
         return Readiness(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from ottoai import samples
-from ottoai.server import settle
+from ottoai.memory import settle
 from ottoai.webhooks import callrail
 from scripts.bench import pgbench
 from scripts.bench.askers import Poster, post

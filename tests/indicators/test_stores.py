@@ -44,6 +44,21 @@ async def test_redis_is_away(watch, redis_server):
         redis_server.start()
 
 
+@drives("redis_up", "info")
+async def test_redis_misses_a_check_now_and_then(watch, redis_client):
+    for _ in range(120):
+        await watch.look(5)
+    await watch.settled("redis_up")
+
+    async def missed():
+        redis_client.execute_command("CLIENT", "PAUSE", 1500, "ALL")
+
+    await missed()
+    await watch.look(5)
+    assert watch.reading("redis_up").verdict == "info"
+    await watch.passes("redis_up", "info", missed)
+
+
 @drives("migrations", "critical")
 async def test_a_migration_is_missing(watch):
     await watch.settled("migrations")
@@ -125,8 +140,8 @@ async def test_queries_that_hang(watch, token):
 
 @drives("cache_hits", "warning")
 async def test_pages_that_nobody_asks_for_twice(watch, token):
-    for _ in range(4):
-        await watch.ask("/api/calls", 100, token)
+    for times in (1, 120):  # one reads the page, the others find it
+        await watch.ask("/api/calls", times, token)
     await watch.settled("cache_hits")
 
     async def cause():
@@ -135,6 +150,19 @@ async def test_pages_that_nobody_asks_for_twice(watch, token):
         execute(watch.url, "update heads set calls_seq = calls_seq + 1")
 
     await watch.passes("cache_hits", "warning", cause)
+
+
+@drives("cache_hits", "info")
+async def test_pages_that_are_asked_for_four_times(watch, token):
+    async def cause():
+        execute(watch.url, "update heads set calls_seq = calls_seq + 1")
+        for limit in range(1, 27):
+            for _ in range(4):
+                await watch.ask(f"/api/calls?limit={limit}", 1, token)
+
+    await watch.settled("cache_hits")
+    await watch.passes("cache_hits", "info", cause)
+    assert watch.reading("cache_hits").verdict == "info"
 
 
 @drives("memory", "info", "warning", "critical")

@@ -65,7 +65,7 @@ async def test_two_processes_tell_once_when_it_fires_and_once_when_it_is_over(
     caplog.set_level(logging.INFO)
     first, second = await start(), await start()
     assert (first.watch.leader.leading, second.watch.leader.leading) == (True, False)
-    await later(clock, 25, first, second)
+    await later(clock, 10, first, second)
     assert slack.messages == []
     await later(clock, 10, first, second)
     assert slack.of(WORKER) == ["CRITICAL"]
@@ -87,13 +87,13 @@ async def test_the_message_says_what_where_and_what_to_do(start, slack, clock):
     process = await start()
     await later(clock, 30, process)
     (message,) = [each for each in slack.messages if WORKER in each["text"]]
-    assert message["text"] == "CRITICAL: A worker is alive: no (alert: no for 30s)"
+    assert message["text"] == "CRITICAL: A worker is alive: no (alert: no for 15s)"
     (attachment,) = message["attachments"]
     assert attachment["title_link"] == "https://api.example.com/ops#indicator-worker"
     assert "python -m jobs worker" in attachment["text"]
     fields = {each["title"]: each["value"] for each in attachment["fields"]}
     assert fields == {
-        "Value": "no", "Threshold": "no for 30s", "Since": "2026-03-02 12:00:32 UTC", "Severity": "critical",
+        "Value": "no", "Threshold": "no for 15s", "Since": "2026-03-02 12:00:17 UTC", "Severity": "critical",
     }  # fmt: skip
     assert attachment["color"] == "#c53030"
 
@@ -182,7 +182,7 @@ async def test_a_receiver_in_trouble_is_told_later(start, slack, clock, trouble,
     monkeypatch.setattr(notify, "WITHIN", 0.2)
     process = await start()
     slack.answer = trouble
-    await later(clock, 30, process)
+    await later(clock, 15, process)
     assert slack.asked == 1
     await process.look()
     assert slack.asked == 1  # it waits
@@ -346,6 +346,6 @@ async def test_past_alerts_come_with_their_words(start, slack, config, clock, db
         await process.sees("worker", "ok")
         await later(clock, 70, process)
     (alert,) = [each for each in await process.alerting.past(db.system(), 10) if each.name == ALERT]
-    assert (alert.title, alert.shown, alert.threshold) == (WORKER, "no", "no for 30s")
+    assert (alert.title, alert.shown, alert.threshold) == (WORKER, "no", "no for 15s")
     assert alert.resolved_at - alert.fired_at >= timedelta(seconds=60)
     assert await alert_rows.acknowledge(db.system(), alert.id, "ann") is False  # it is over

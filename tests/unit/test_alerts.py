@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ottoai.indicators import Bound, Indicator
+from ottoai import tally
+from ottoai.indicators import INDICATORS, Bound, Indicator
 from ottoai.measures import Level, Select
 from ottoai.ops.alerts import BLANK, SETTLED, SETTLED_QUICK, Alert, Alerts, settled, threshold
+from ottoai.ops.monitor import EVERY
 from ottoai.ops.reading import Reading, reading
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -157,6 +159,14 @@ def test_how_long_it_must_be_quiet(seconds, damping):
     assert course.firing() == ["queue.critical"]
     course.look(GOOD, 1)
     assert course.firing() == []
+
+
+@pytest.mark.parametrize("process", ["worker", "beat"])
+def test_a_process_that_died_is_told_of_within_a_minute(process):
+    """Also where another api process looked just before: it says for a look and a snapshot more that all is well."""
+    (bound,) = next(each.bounds for each in INDICATORS if each.id == process)
+    said_by_others = EVERY + tally.EVERY_SECONDS
+    assert tally.ALIVE_SECONDS + said_by_others + EVERY + bound.seconds <= 60
 
 
 def test_an_alert_outlives_its_data_but_not_for_ever():

@@ -1,7 +1,8 @@
-"""The pages of the docs: each is in the index, every link leads somewhere, the walks name what there is, and of each
-dependency it is said who imports it.
+"""The pages of the docs: each is in the index, every link leads somewhere, the walks name what there is, of each
+dependency it is said who imports it, and the log says what the operations guide quotes.
 """
 
+import ast
 import re
 from functools import cache
 from importlib.metadata import packages_distributions
@@ -141,3 +142,34 @@ def test_who_imports_a_package_is_said():
             idle = {name for name in named if part == needed and not any(name in {p, *p.parents} for p in there)}
             wrong += [f"{packages}: {path}" for path in sorted(silent | idle)]
     assert wrong == []
+
+
+def quoted() -> list[str]:
+    """The log messages that the operations guide explains."""
+    table = (DOCS / "OPERATIONS.md").read_text().partition("\n| Message | Level |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+
+
+@cache
+def said() -> list[str]:
+    """Every text in the sources that is no docstring."""
+    trees = [ast.parse(source(path)) for path in SOURCES if path.suffix == ".py"]
+    docs = {id(each.value) for tree in trees for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+    texts = [each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.Constant)]
+    return [each.value for each in texts if isinstance(each.value, str) and id(each) not in docs]
+
+
+def logged(message: str) -> bool:
+    """Whether the sources say it; what stands for … is put in later."""
+    return any(all(piece in text for piece in message.split("…")) for text in said())
+
+
+def test_the_log_says_what_the_operations_guide_quotes():
+    assert len(quoted()) > 70
+    assert [message for message in quoted() if not logged(message)] == []
+
+
+def test_a_message_that_nobody_logs_is_noticed():
+    for message in ("Component unwell", "A background loop ended", "Event … published to … sockets"):
+        assert not logged(message)
