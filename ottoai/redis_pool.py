@@ -34,9 +34,9 @@ async def open_redis(config: Config) -> AsyncIterator[redis.asyncio.Redis]:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report what nobody handled, as asyncio does, but no lost connection: whoever used it has told of it. redis-py does
-    not wait for its end, and when the garbage collector comes upon the future of that before the stream, which would have
-    kept it silent (`StreamReaderProtocol.__del__`), asyncio calls it an error.
+    """Report what nobody handled, as asyncio does, but no lost connection: whoever used it has told of it. redis-py
+    does not wait for its end; when the garbage collector comes upon the future of that before the stream, which would
+    have kept it silent (`StreamReaderProtocol.__del__`), asyncio calls it an error.
     """
     future = context.get("future")
     lost = isinstance(context.get("exception"), OSError) and not isinstance(future, asyncio.Task)
