@@ -144,7 +144,7 @@ async def test_redis_flushed_stopped_and_started_under_traffic(database_url, tmp
                 await asyncio.sleep(2)
             await check(trickle, [near, far], database_url, 0)
             async with asyncio.timeout(REPAIRED):  # worker and beat say every five seconds that they are there
-                while (await answer(here, "/ready"))[0] != 200:
+                while (await answer(here, "/ready"))[0] != 200:  # noqa: ASYNC110
                     await asyncio.sleep(EVERY)
         lines = [json.loads(line) for line in output.read_text().splitlines()]
         recorded = [line["message_id"] for line in lines if line["message"] == "Text message recorded"]
