@@ -38,8 +38,9 @@ BOUNDS: Final[tuple[tuple[str, str, Bound], ...]] = (
     ("PostgreSQL connections idle in transaction", "", Bound(noise=2, most=20)),
     ("PostgreSQL connections", "", Bound(noise=3, most=120)),
     ("Redis connections", "", Bound(noise=8)),  # likewise
-    # Cached pages are short as long as the lists are: of missed calls, tasks and timelines for a good part of the hour.
-    ("Redis memory", "bytes", Bound(an_hour=1 * MIB, noise=1 * MIB, share=0.10)),
+    # Cached pages are as short as the lists are, for a good part of the hour: each has a bound instead, of its own.
+    ("Redis memory beside cached pages", "bytes", Bound(an_hour=1 * MIB, noise=1 * MIB, share=0.02)),
+    ("size of a cached page", "bytes", Bound(noise=64 * 1024, most=64 * 1024)),
     ("Redis elements ops:told", "", Bound(noise=200)),  # one for each alert that there is
     ("Redis keys", "", Bound(noise=15, share=0.10)),
     ("Redis elements", "", Bound(noise=25, share=0.10)),
@@ -120,9 +121,15 @@ class Gauges:
     def _redis(self) -> Iterator[tuple[str, float]]:
         with closing(redis.Redis.from_url(self.stand.redis.url)) as client:
             info = client.info()
-            yield "Redis memory", info["used_memory"]
             yield "Redis connections", info["connected_clients"]
             names = list(client.scan_iter(count=1000))
+            with client.pipeline(transaction=False) as pipe:
+                for name in names:
+                    if name.startswith(b"cache:"):
+                        pipe.memory_usage(name)
+                pages = [size for size in pipe.execute() if size]  # none: it has expired meanwhile
+            yield "Redis memory beside cached pages", info["used_memory"] - sum(pages)
+            yield "size of a cached page", sum(pages) / max(1, len(pages))
             with client.pipeline(transaction=False) as pipe:
                 for name in names:
                     pipe.type(name)
