@@ -520,10 +520,12 @@ async def test_a_link_that_goes_silent_is_replaced(page, base, proxy):
     await page.start()
     await page.listen("all", CHANNEL)
     await page.joined("all")
-    await page.later(30_000)  # a ping, and its answer: the link is well
-    await page.later(10_000)
+    heard = page.connection.last_heard
+    await page.later(30_000)
+    await until(lambda: page.connection.last_heard > heard)  # its ping
     await emit(base)
-    assert await page.seqs("all", 1) == [1]
+    assert await page.seqs("all", 1) == [1]  # and before it the answer: the link is well
+    await page.later(10_000)
     assert await page.states() == ["open"]
     proxy.go_silent()
     await emit(base)
