@@ -27,9 +27,9 @@ from ottoai.metrics import Metrics
 from ottoai.realtime.bus import Bus
 from ottoai.realtime.connection import Closer, Connection
 from ottoai.realtime.fanout import Fanout
-from ottoai.realtime.messages import CloseCode, SubscribeResult, UnsubscribeResult, encode_event
+from ottoai.realtime.messages import CloseCode, SubscribeResult, UnsubscribeResult, Welcome, encode_event
 from ottoai.realtime.stream import Entry, Stream
-from ottoai.realtime.wheel import Wheel
+from ottoai.realtime.wheel import HEARTBEAT, Wheel
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,12 @@ class Hub:
 
     # Connections
 
-    async def enter(self, connection: Connection) -> Stream:
-        """Take a connection in; returns its tenant's stream. Raises NotFound (no such tenant), StoreUnavailable."""
-        stream = await self.attach(connection)
+    async def enter(self, connection: Connection) -> None:
+        """Take a connection in. Raises NotFound (no such tenant), StoreUnavailable."""
+        await self.attach(connection)
         self.connections[connection.id] = connection
         self.wheel.add(connection)
         self._metrics.ws_connections.set(len(self.connections))
-        return stream
 
     async def attach(self, connection: Connection) -> Stream:
         """Let a connection hear its tenant, and neither count it nor look after it. Raises as `enter`."""
@@ -99,6 +98,22 @@ class Hub:
         if stream is None or connection not in stream.members:
             raise Draining("This connection is being closed: connect again.")
         return stream
+
+    def welcome(self, connection: Connection) -> None:
+        """Tell a client who it is here, until when, and where its tenant's log is. Raises as `stream_of`."""
+        stream = self.stream_of(connection)
+        connection.send(
+            Welcome(
+                connection_id=connection.id,
+                tenant_id=connection.tenant_id,
+                user_id=connection.user_id,
+                epoch=stream.epoch,
+                seq=stream.flushed,
+                heartbeat_seconds=HEARTBEAT,
+                expires_at=connection.expires_at,
+                ts=datetime.now(UTC),
+            )
+        )
 
     async def subscribe(self, connection: Connection, channels: Sequence[str], since: Since | None) -> None:
         """Join channels that the connection has a right to, all at the same place. Raises StoreUnavailable."""

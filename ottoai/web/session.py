@@ -25,12 +25,10 @@ from ottoai.realtime.messages import (
     Subscribe,
     SubscribeResult,
     Unsubscribe,
-    Welcome,
     decode,
     frame,
 )
-from ottoai.realtime.stream import Stream
-from ottoai.realtime.wheel import HEARTBEAT, STALE
+from ottoai.realtime.wheel import STALE
 from ottoai.web import keys
 from ottoai.web.auth import TokenExpired, TokenRevoked
 from ottoai.web.channels import authorise, parse_since
@@ -127,13 +125,13 @@ class Session:
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, SEND_BUFFER)
         # Not after IDLE_SECONDS (ottoai/server.py): the hub and the wheel end who stalls, and say why.
         raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(STALE * 1000))
-        stream = await app[keys.HUB].enter(connection)
+        await app[keys.HUB].enter(connection)
         app[keys.SOCKETS].add(connection, self._socket)
         app[keys.METRICS].ws_connections_opened_total.inc()
         logger.info("WebSocket connection established", extra={"ip": connection.ip})
         try:
             if app[keys.SOCKETS].still_welcome(connection):
-                self.welcome(stream)
+                app[keys.HUB].welcome(connection)
             while (message := await self._socket.receive()).type not in ENDS:
                 # Who does not read is not read from: its answers would pile up here.
                 if connection.unsent > HIGH and not await app[keys.HUB].fanout.drained(connection):
@@ -147,22 +145,6 @@ class Session:
             reason = connection.closed_for or ("too_large" if too_large else "client")
             app[keys.METRICS].ws_disconnects_total.inc(reason=reason)
             logger.info("WebSocket connection closed", extra={"reason": reason, "code": self._socket.close_code})
-
-    def welcome(self, stream: Stream) -> None:
-        """Tell the client who it is here, and until when."""
-        connection = self._connection
-        connection.send(
-            Welcome(
-                connection_id=connection.id,
-                tenant_id=connection.tenant_id,
-                user_id=connection.user_id,
-                epoch=stream.epoch,
-                seq=stream.flushed,
-                heartbeat_seconds=HEARTBEAT,
-                expires_at=connection.expires_at,
-                ts=datetime.now(UTC),
-            )
-        )
 
     async def _answer(self, message: WSMessage) -> None:
         """What one frame asks for."""
@@ -222,7 +204,7 @@ class Session:
             raise Forbidden("The new token is another user's: open another connection.")
         connection.expires_at, connection.issued_at = principal.expires_at, principal.issued_at
         hub.wheel.watch_expiry(connection)
-        self.welcome(hub.stream_of(connection))
+        hub.welcome(connection)
         for channel in list(connection.channels):
             try:
                 await authorise(self._app, connection, channel, "/ws")

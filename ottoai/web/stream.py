@@ -8,7 +8,6 @@ import asyncio
 import logging
 import socket as sockets
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import HttpVersion11, web
@@ -17,8 +16,8 @@ from ottoai import log
 from ottoai.errors import Draining, InvalidInput, StoreUnavailable
 from ottoai.realtime.connection import SEND_BUFFER, Connection
 from ottoai.realtime.hub import Since
-from ottoai.realtime.messages import AuthExpired, CloseCode, End, Welcome
-from ottoai.realtime.wheel import HEARTBEAT, STALE
+from ottoai.realtime.messages import AuthExpired, CloseCode, End
+from ottoai.realtime.wheel import STALE
 from ottoai.realtime.wires import EVENT_STREAM
 from ottoai.web import inputs, keys
 from ottoai.web.api.events import StreamQuery
@@ -92,24 +91,13 @@ class _Live:
     async def run(self, channels: list[str], since: Since | None) -> None:
         """Serve until the client goes or is sent away."""
         hub, connection = self._app[keys.HUB], self._connection
-        stream = await hub.enter(connection)
+        await hub.enter(connection)
         self._app[keys.SOCKETS].add(connection, self)
         self._app[keys.METRICS].ws_connections_opened_total.inc()
         logger.info("Event stream opened", extra={"ip": connection.ip, "channels": channels})
         try:
             if self._app[keys.SOCKETS].still_welcome(connection):
-                connection.send(
-                    Welcome(
-                        connection_id=connection.id,
-                        tenant_id=connection.tenant_id,
-                        user_id=connection.user_id,
-                        epoch=stream.epoch,
-                        seq=stream.flushed,
-                        heartbeat_seconds=HEARTBEAT,
-                        expires_at=connection.expires_at,
-                        ts=datetime.now(UTC),
-                    )
-                )
+                hub.welcome(connection)
                 await self._subscribe(channels, since)
             await self._over.wait()
         finally:
