@@ -90,7 +90,7 @@ class Leases:
         try:
             kept = await outbox.renew(self._db.system(), [each.job for each in held.values()], self.seconds)
         except StoreUnavailable as error:
-            log.warning("Leases not renewed", extra={"count": len(held), "error": repr(error)})
+            log.warning("Leases not renewed", extra={"count": len(held), "error": error})
             kept = {key for key, each in held.items() if each.until > now + self.seconds / 3}
         else:
             for key in kept:

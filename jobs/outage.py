@@ -19,7 +19,7 @@ class Outage:
     def lost(self, error: BaseException) -> float:
         """Note that the store does not answer; return how many seconds to wait before asking again."""
         if not self._misses:
-            log.warning("%s lost", self._name, extra={"error": repr(error)})
+            log.warning("%s lost", self._name, extra={"error": error})
         self._misses += 1
         longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._misses, 10))
         return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing

@@ -118,7 +118,7 @@ async def retention(context: Context) -> bool:
         try:
             more |= await _retire(context, table, now - table.kept(context.config), until)
         except Exception as error:  # noqa: BLE001 - raised below: one table must not make the others grow
-            log.warning("Rows not retired", extra={"table": table.name, "error": repr(error)})
+            log.warning("Rows not retired", extra={"table": table.name, "error": error})
             failed = error
     if failed:
         raise failed

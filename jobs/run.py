@@ -107,7 +107,7 @@ async def _note(context: Context, run: Run, error: Exception | None) -> None:
     try:
         await periodic.note(context.db.system(), run)
     except StoreUnavailable as away:
-        log.warning("A periodic job's run is not noted", extra={"task": run.name, "error": repr(away)})
+        log.warning("A periodic job's run is not noted", extra={"task": run.name, "error": away})
 
 
 async def _attempt(context: Context, job: Leased) -> Status | None:
@@ -136,7 +136,7 @@ async def _failed(context: Context, job: Leased, retry: Retry, error: Exception)
     try:
         await outbox.put_off(context.db.one(job.tenant_id), job, failure(error), backoff)
     except StoreUnavailable as away:
-        log.warning("Job not put off; it falls due when its lease ends", extra={"error": repr(away)})
+        log.warning("Job not put off; it falls due when its lease ends", extra={"error": away})
     return "retry"
 
 
@@ -150,7 +150,7 @@ async def _give_up(context: Context, job: Leased, why: Failure, error: Exception
         else:
             context.bus.publish(await outbox.bury(context.db.one(job.tenant_id), job, why, trace.trace_id()))
     except StoreUnavailable as away:
-        log.warning("Job not buried; it falls due when its lease ends", extra={"error": repr(away)})
+        log.warning("Job not buried; it falls due when its lease ends", extra={"error": away})
     return "failure"
 
 

@@ -95,7 +95,7 @@ class Runner:
         try:
             self.left = await outbox.give_back(self._context.db.system(), list(held.values()))
         except StoreUnavailable as error:
-            log.warning("Jobs not given back; they fall due when their leases end", extra={"error": repr(error)})
+            log.warning("Jobs not given back; they fall due when their leases end", extra={"error": error})
         for due in self.left:
             labels = {"task": held[due.id].job, "queue": due.queue}
             self._context.metrics.worker_task_total.inc(**labels, status="stopped")

@@ -136,7 +136,7 @@ class Cache:
             if wanted and isinstance(answers[-1], Exception):
                 raise answers[-1]
         except (RedisError, OSError, TimeoutError) as error:
-            self._report(repr(error))
+            self._report(error)
             raise _Away from error
         finally:
             await end([reply])
@@ -151,7 +151,7 @@ class Cache:
                 return
         raise TimeoutError(f"no answer within {SLICE * SLICES:g} s")
 
-    def _report(self, error: str | None) -> None:
+    def _report(self, error: Exception | None) -> None:
         if error and self._retry_at is None:
             log.warning("Redis does not answer; lists are read from PostgreSQL", extra={"error": error})
         elif self._retry_at is not None and not error:

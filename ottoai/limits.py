@@ -107,7 +107,7 @@ class Limiter:
                 self._report(f"no answer within {SLICE * budget:g} s")
                 await reply  # for as long as the client lets it: connecting may take longer than anybody would wait
         except (RedisError, OSError) as error:
-            self._report(repr(error))
+            self._report(error)
         finally:
             if not answered:
                 self._decide_here(asking)
@@ -148,7 +148,7 @@ class Limiter:
         self._waiting, self._waited = [], 0
         self._wake.clear()
 
-    def _report(self, error: str | None) -> None:
+    def _report(self, error: Exception | str | None) -> None:
         if error and not self._warned:
             log.warning("Redis does not answer; rate limits hold per process", extra={"error": error})
         elif self._warned and not error:

@@ -235,6 +235,8 @@ def _shown(value: Any) -> str:
     try:
         if isinstance(value, datetime | date):
             return value.isoformat()
+        if isinstance(value, BaseException):  # not repr(): that of redis-py's errors leaves their text out
+            return f"{type(value).__name__}: {value}".removesuffix(": ")
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     except Exception as error:  # noqa: BLE001 - __str__ of anything at all
         return f"<{type(value).__name__}: {type(error).__name__} when shown>"
@@ -258,7 +260,7 @@ def _make_record(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.Log
 
 def _caught(record: logging.LogRecord) -> dict[str, str]:
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-    return {"exception": f"{type(error).__name__}: {_shown(error)}"} if error else {}
+    return {"exception": _shown(error)} if error else {}
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: Any) -> None:

@@ -225,7 +225,7 @@ class Waker:
             await asyncio.to_thread(self._queues.enqueue, batch)
         except Exception as error:  # noqa: BLE001 - the edge of a loop that must go on: beat repairs what it lost
             if not self._lost:
-                log.warning("Jobs cannot be enqueued; beat will", extra={"count": len(batch), "error": repr(error)})
+                log.warning("Jobs cannot be enqueued; beat will", extra={"count": len(batch), "error": error})
             self._lost = True
         else:
             if self._lost:

@@ -161,7 +161,7 @@ class Alerting:
                     for alert in self.active:
                         await self._save(alert)
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("Alerts not written", extra={"error": repr(error)})
+            log.warning("Alerts not written", extra={"error": error})
 
     async def _close(self, key: tuple[str, datetime], alert: Alert) -> None:
         if alert.state == "pending":

@@ -78,7 +78,7 @@ class Archive:
             async with asyncio.timeout(LIMIT):
                 await self._write()
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("History not written", extra={"error": repr(error)})
+            log.warning("History not written", extra={"error": error})
 
     def _over(self) -> list[dict[str, Any]]:
         """The minutes that are over since the last look, as rows; the last of them with what was found."""

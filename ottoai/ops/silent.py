@@ -53,7 +53,7 @@ class Silence:
             async with asyncio.timeout(PATIENCE):
                 today = await self._ask(now)
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("Silent tenants not known", extra={"error": repr(error)})
+            log.warning("Silent tenants not known", extra={"error": error})
             self.tenants = None
             self._metrics.webhook_silent_tenants.replace(())
             return
@@ -78,5 +78,5 @@ class Silence:
                 )
                 return {row["tenant_id"]: row["last_at"] async for row in rows}
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("Since when tenants are silent is not known", extra={"error": repr(error)})
+            log.warning("Since when tenants are silent is not known", extra={"error": error})
             return {}

@@ -103,7 +103,7 @@ class Bus:
                     pipe.publish(PREFIX + appended.tenant_id, hint)
                 await pipe.execute()
         except (RedisError, OSError) as error:
-            log.debug("Hints not published", extra={"count": len(batch), "error": repr(error)})
+            log.debug("Hints not published", extra={"count": len(batch), "error": error})
 
     async def send(self) -> None:
         """Publish for ever."""
@@ -124,7 +124,7 @@ class Bus:
                     await self._hear(pubsub)
             except (RedisError, OSError, TimeoutError) as error:
                 if self.up:
-                    log.warning("Redis pub/sub lost; events come from the log", extra={"error": repr(error)})
+                    log.warning("Redis pub/sub lost; events come from the log", extra={"error": error})
                 self.up = False
                 await asyncio.sleep(RECONNECT)
 

@@ -231,7 +231,7 @@ class Quotas:
             reply: list[int] = await self._script([self._name, *counts], args)
         except (RedisError, OSError) as error:
             if not self._warned:
-                log.warning("Redis does not answer; quotas hold per process", extra={"error": repr(error)})
+                log.warning("Redis does not answer; quotas hold per process", extra={"error": error})
             self._warned = True
             return None
         if self._warned:

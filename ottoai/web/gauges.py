@@ -74,7 +74,7 @@ class Gauges:
                     gauge.replace(())
                 result = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "error"
                 if self._answered:
-                    log.warning("Figures of Redis not readable", extra={"error": repr(error)})
+                    log.warning("Figures of Redis not readable", extra={"error": error})
             self._answered = result == "ok"
             self._metrics.redis_checks_total.inc(result=result)
             self._until = time.monotonic() + SHARED

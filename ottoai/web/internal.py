@@ -71,7 +71,7 @@ async def worker_heartbeat(request: web.Request) -> web.Response:
     try:
         snapshots = await tally.read(request.app[keys.REDIS])
     except (RedisError, OSError) as error:
-        logger.warning("Heartbeats not readable", extra={"error": repr(error)})
+        logger.warning("Heartbeats not readable", extra={"error": error})
         snapshots = []
     private = _may_see_all(request)
     workers = [_heartbeat(found, now, private=private) for found in snapshots if found.kind == "worker"]
@@ -102,7 +102,7 @@ async def prometheus(request: web.Request) -> web.Response:
             now = datetime.now(UTC)
             dead = {found.name for found in others if not tally.alive(found, now)}
         except (RedisError, OSError) as error:
-            logger.warning("Figures of workers not readable", extra={"error": repr(error)})
+            logger.warning("Figures of workers not readable", extra={"error": error})
     merged = await asyncio.to_thread(tally.merge, texts, dead)  # 20 ms for five processes: too long for the loop
     return web.Response(body=merged.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
 

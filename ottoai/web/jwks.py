@@ -135,7 +135,7 @@ class KeySet:
             result = "ok"
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             if self._current or not self._not_before:  # said once for each outage
-                logger.warning("Token keys cannot be fetched", extra={"error": repr(error), "known": len(self._keys)})
+                logger.warning("Token keys cannot be fetched", extra={"error": error, "known": len(self._keys)})
             self._current = False
         finally:
             self._metrics.jwks_fetches_total.inc(result=result)

@@ -11,6 +11,7 @@ import warnings
 from datetime import UTC, datetime
 
 import pytest
+import redis.exceptions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +100,18 @@ def test_a_line_has_the_fields_of_the_guide(lines):
         "reason": "heartbeat_timeout",
         "count": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (redis.exceptions.ResponseError("LOADING at redis://u:secret@h"), "ResponseError: LOADING at redis://u:[redacted]@h"),
+        (TimeoutError(), "TimeoutError"),
+        (ConnectionRefusedError(111, "refused"), "ConnectionRefusedError: [Errno 111] refused"),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_with_its_text(error, told):
+    assert written(error=error)["error"] == told
 
 
 def test_every_library_speaks_json(lines, monkeypatch):
@@ -199,7 +212,7 @@ def test_values_that_json_cannot_say_are_described():
     assert line["none"] is None
     assert line["yes"] is True
     assert "Unshowable" in line["odd"]
-    assert line["error"] == "v"
+    assert line["error"] == "ValueError: v"
 
 
 @pytest.mark.parametrize(
