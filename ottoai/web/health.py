@@ -9,7 +9,6 @@ from typing import Final
 
 import msgspec
 import redis.asyncio
-from redis.exceptions import RedisError
 
 from ottoai import tally
 from ottoai.db import Database, migrations, queries
@@ -99,12 +98,14 @@ class Health:
         if not await self._guarded("redis", self._redis.ping()):
             return False, set()
         self._metrics.redis_ping_seconds.set(time.perf_counter() - started)
-        now = datetime.now(UTC)
-        try:
-            async with asyncio.timeout(LIMIT):
-                return True, {found.kind for found in await tally.read(self._redis) if tally.alive(found, now)}
-        except (TimeoutError, RedisError, OSError):
-            return False, set()
+        heard: set[str] = set()
+
+        async def hear() -> bool:
+            now = datetime.now(UTC)
+            heard.update(found.kind for found in await tally.read(self._redis) if tally.alive(found, now))
+            return True
+
+        return await self._guarded("redis", hear()), heard
 
     async def _guarded(self, name: str, check: Awaitable[bool]) -> bool:
         try:
@@ -112,5 +113,5 @@ class Health:
                 return bool(await check)
         except Exception as error:  # noqa: BLE001 - the edge of a check: whatever it met, the component is not well
             if self._was.get(name, True):
-                log.warning("Check failed", extra={"component": name, "error": repr(error)})
+                log.warning("Check failed", extra={"component": name, "error": error})
             return False

@@ -2,12 +2,14 @@
 
 import aiohttp
 import pytest
+import redis.asyncio
 from aiohttp import encode_basic_auth
 
 from ottoai import tally
 from ottoai.app import build_app
 from ottoai.errors import OttoError
 from ottoai.metrics import Metrics
+from ottoai.web import keys
 from tests.conftest import make_config
 from tests.helpers import get
 
@@ -53,6 +55,17 @@ async def test_heartbeat_needs_worker_and_beat(base, redis_url):
         status, _, body = await get(base, "/internal/worker/heartbeat")
         assert (status, body["healthy"]) == (200, True)
         assert [found["name"] for found in body["workers"] + body["beat"]] == ["w", "b"]
+
+
+async def test_a_redis_that_answers_only_pings_is_not_well_and_the_log_says_why(app, base, redis_url, caplog):
+    async with redis.asyncio.from_url(redis_url) as client:
+        await client.set("tally:processes", "no sorted set")
+    app[keys.HEALTH]._until = 0.0  # what was found a moment ago is shared
+    status, _, ready = await get(base, "/ready")
+    assert (status, ready["redis"]) == (503, False)
+    [failed] = [each for each in caplog.records if each.msg == "Check failed"]
+    assert failed.component == "redis"
+    assert "WRONGTYPE" in str(failed.error)
 
 
 async def test_a_process_shows_only_what_it_measures(base, redis_url):
