@@ -138,6 +138,9 @@ class Session:
                     break
                 connection.last_heard = time.monotonic()
                 await self._answer(message)
+        except Exception:
+            connection.closed_for = connection.closed_for or "error"
+            raise
         finally:
             app[keys.HUB].leave(connection)
             app[keys.SOCKETS].remove(connection)

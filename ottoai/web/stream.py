@@ -100,6 +100,10 @@ class _Live:
                 hub.welcome(connection)
                 await self._subscribe(channels, since)
             await self._over.wait()
+        except Exception:  # the edge: in the midst of a stream an HTTP answer would be garbage
+            logger.exception("Event stream failed unexpectedly")
+            connection.closed_for = connection.closed_for or "error"
+            await self.close(code=CloseCode.INTERNAL, message=b"internal")
         finally:
             hub.leave(connection)
             self._app[keys.SOCKETS].remove(connection)
@@ -110,7 +114,7 @@ class _Live:
     async def _subscribe(self, channels: list[str], since: Since | None) -> None:
         try:
             await self._app[keys.HUB].subscribe(self._connection, channels, since)
-        except StoreUnavailable as error:
+        except (Draining, StoreUnavailable) as error:
             self._app[keys.SOCKETS].close(self._connection, CloseCode.TRY_LATER, error.type)
 
     async def close(self, *, code: int, message: bytes) -> None:

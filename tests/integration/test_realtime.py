@@ -7,6 +7,7 @@ import socket as socket_module
 import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 import pytest
@@ -19,6 +20,7 @@ from ottoai.web import keys, ws
 from tests.background import counted
 from tests.conftest import add_tenant, execute, of_tenant
 from tests.helpers import deliver, get, report, until
+from tests.streams import open_stream
 
 CHANNEL = "tenant:demo:events"
 
@@ -417,6 +419,26 @@ async def test_garbage_gets_an_error_and_ten_close_4400(base, make_token):
         with pytest.raises(Closed) as closed:
             await socket.receive()
         assert closed.value.code == 4400
+
+
+async def test_a_fault_of_ours_is_not_the_clients_going(app, base, make_token, monkeypatch, caplog):
+    async def fails(*_):
+        raise RuntimeError("a fault")
+
+    caplog.set_level("INFO")
+    ended = partial(counted, app[keys.METRICS], "ws_disconnects_total")
+    monkeypatch.setattr(app[keys.HUB], "subscribe", fails)
+    async with connect(base, make_token()) as socket:
+        with pytest.raises(Closed) as closed:
+            await socket.subscribe(CHANNEL)
+        assert closed.value.code == 1011
+    async with open_stream(base, make_token(), CHANNEL) as stream:
+        assert (await stream.message())["type"] == "welcome"
+        assert await stream.message() == {"type": "end", "code": 1011, "reason": "internal"}
+        assert await stream.message() is None
+    await until(lambda: ended(reason="error") == 2)
+    assert ended(reason="client") == 0
+    assert [each.reason for each in caplog.records if " closed" in each.msg] == ["error"] * 2
 
 
 async def test_a_message_too_large_closes_1009(base, make_token):
