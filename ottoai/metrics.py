@@ -14,7 +14,7 @@ import psutil
 
 from ottoai.instruments import CounterMetric, GaugeMetric, HistogramMetric, Instrument, exposition
 
-CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS: Final = Path("/sys/fs/cgroup")
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _T = TypeVar("_T", bound=Instrument)
@@ -263,7 +263,7 @@ class Metrics:
         self.process_cpu_seconds_total = c("process_cpu_seconds_total", "Processor time used, user and system.")
         self.process_resident_memory_bytes = g("process_resident_memory_bytes", "Resident memory.")
         self.process_memory_limit_bytes = g(
-            "process_memory_limit_bytes", "What the container allows, or the machine has."
+            "process_memory_limit_bytes", "What the container or service may use, or the machine has."
         )
         self.process_open_fds = g("process_open_fds", "Open file descriptors.")
         self.process_max_fds = g("process_max_fds", "Most there may be.")
@@ -318,14 +318,24 @@ class Metrics:
         return instrument
 
 
-def memory_limit() -> int:
-    """Bytes that this process's control group may use (cgroup v2, then v1), or those of the machine."""
-    for path in CGROUP_LIMITS:
-        with suppress(OSError, ValueError):
-            limit = int(Path(path).read_text())
-            if limit < psutil.virtual_memory().total:
-                return limit
-    return int(psutil.virtual_memory().total)
+def memory_limit(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that this process may use: the least that its control group and those around it allow, or all that the
+    machine has. cgroups(7): in a container the group's path may be one of the machine's, and `groups` be the group.
+    """
+    limit = int(psutil.virtual_memory().total)
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            v1 = "memory" in controllers.split(",")
+            if controllers and not v1:
+                continue
+            top, file = (groups / "memory", "memory.limit_in_bytes") if v1 else (groups, "memory.max")
+            group = top / path.lstrip("/")
+            for each in (group, *group.parents):
+                if each.is_relative_to(top):
+                    with suppress(OSError, ValueError):  # none there, or "max"
+                        limit = min(limit, int((each / file).read_text()))
+    return limit
 
 
 def table() -> str:

@@ -4,6 +4,7 @@ import re
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,3 +168,27 @@ def test_every_reason_is_declared_and_can_come_up(figures):
     assert ended == set(figures.ws_disconnects_total.known["reason"])
     assert refused == set(figures.ws_auth_failures_total.known["reason"])
     assert dropped == set(figures.ws_messages_dropped_total.known["reason"])
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limit"),
+    [
+        ("0::/", {"memory.max": "300"}, 300),  # a container, version 2
+        ("0::/system.slice/api.service", {"system.slice/api.service/memory.max": "512"}, 512),
+        ("0::/a/b", {"a/b/memory.max": "max", "a/memory.max": "400", "memory.max": "max"}, 400),
+        ("0::/a/b", {"a/b/memory.max": "600", "a/memory.max": "500"}, 500),
+        ("3:cpu:/\n2:memory:/docker/x\n0::/", {"memory/memory.limit_in_bytes": "200"}, 200),  # a container, version 1
+        ("2:cpu,memory:/a", {"memory/a/memory.limit_in_bytes": "100", "memory/memory.limit_in_bytes": "9" * 19}, 100),
+        ("0::/../x", {"memory.max": "max"}, psutil.virtual_memory().total),
+        ("1:cpu:/", {"memory.max": "7"}, psutil.virtual_memory().total),
+        ("", {}, psutil.virtual_memory().total),
+    ],
+)
+def test_memory_has_the_least_limit_of_the_groups_around(tmp_path, own, files, limit):
+    (tmp_path / "own").write_text(f"{own}\n" if own else "")
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    assert metrics.memory_limit(tmp_path / "groups", tmp_path / "own") == limit
+    assert metrics.memory_limit(tmp_path / "groups", tmp_path / "nothing") == psutil.virtual_memory().total
