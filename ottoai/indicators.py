@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ottoai.measures import (
+    DAY,
     HOUR,
     MINUTE,
     Age,
@@ -153,7 +154,8 @@ NO_PROBE: Final = Not(("probe",))  # which has indicators of its own, and would 
 ENDED: Final = _of("worker_task_total", task=NO_PROBE, status=("success", "failure"))
 TASK_FAILED: Final = _of("worker_task_total", task=NO_PROBE, status="failure")
 DELIVERIES: Final = _of("webhook_requests_total", outcome=Not(("unknown",)))
-CACHE: Final = _of("cache_requests_total")
+REJECTED: Final = _of("webhook_requests_total", outcome="rejected")
+CACHE: Final = _of("cache_requests_total", result=("hit", "miss"))
 FAST: Final = _of("http_request_duration_seconds_bucket", route=ASKED_BY_PEOPLE, le="0.5")
 ANSWERED: Final = _of("http_request_duration_seconds_count", route=ASKED_BY_PEOPLE)
 IN_TIME: Final = _of("event_e2e_latency_seconds_bucket", le="1.0")
@@ -292,7 +294,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         Level(_of("ws_connections"), "sum"), (critical("<", 1, 5 * MINUTE),),
         "Why are clients refused: ws_auth_failures, GET /ws, PUBLIC addresses, certificates? "
         "`make smoke:realtime` tries it.",
-        (BusinessHours(), SeenBefore("ws_connections", 12 * HOUR)),
+        (BusinessHours(), SeenBefore("ws_connections", 4 * DAY)),
     ),
     Indicator(
         "ws_auth_failures", "Real time", "Connections refused for token or origin", "share",
@@ -410,10 +412,12 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     ),
     Indicator(
         "webhook_rejected", "Webhooks", "Rejected", "share",
-        Ratio((_of("webhook_requests_total", outcome="rejected"),), (DELIVERIES,), HOUR, least=10),
+        Ratio((REJECTED,), (DELIVERIES,), HOUR, least=10),
         (warning(">=", 0.05, 0),),
         "A wrong signing key: python -m ottoai tenant rotate-key; of Twilio also a wrong PUBLIC_URL. Log: "
         "`Webhook rejected`.",
+        # So many that what make smoke:foundations sends does not count.
+        (Enough(Increase(REJECTED, HOUR), 4),),
     ),
     Indicator(
         "webhook_p95", "Webhooks", "Processing, P95", "seconds",

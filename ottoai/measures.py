@@ -440,7 +440,7 @@ class SeenBefore:
 
     indicator: str
     seconds: float
-    unmet: str = "nobody was there today"
+    unmet: str = "nobody was there these days"
 
     def met(self, figures: Figures) -> bool:
         """Whether a value counts now."""

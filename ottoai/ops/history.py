@@ -68,9 +68,10 @@ class History:
         return datetime.fromtimestamp(self._minutes[-1], UTC) if self._minutes else None
 
     def peak(self, indicator: str, since: float) -> float | None:
-        """The most an indicator was from then on."""
-        start = bisect_left(self._minutes, since)
-        return max((value for value in self._values[indicator][start:] if not isnan(value)), default=None)
+        """The most an indicator was from then on; beyond a day, at the ends of hours."""
+        minutes = self._values[indicator][bisect_left(self._minutes, since) :]
+        hours = self._hourly[indicator][bisect_left(self._hours, since) :]
+        return max((value for value in (*minutes, *hours) if not isnan(value)), default=None)
 
     def around(self, indicator: str, moment: float) -> float | None:
         """What an indicator was at the end of the hour that a moment is in, or in that minute."""

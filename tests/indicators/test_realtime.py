@@ -103,13 +103,15 @@ async def test_the_event_budget_burns(watch, token):
 @drives("ws_connections", "critical")
 async def test_everybody_is_gone(watch, token):
     await watch.look(60)
-    assert watch.reading("ws_connections").note == "nobody was there today"
+    assert watch.reading("ws_connections").note == "nobody was there these days"
     async with connected(watch, token):
         for _ in range(5):
             await watch.look(60)  # the watch keeps each minute
         assert watch.reading("ws_connections").verdict == "ok"
     await until(lambda: watch.counted("ws_connections") == 0)
     await watch.passes("ws_connections", "critical", step=60)
+    await watch.look(64 * 3600)  # they went home on Friday, and on Monday nobody gets in
+    assert watch.reading("ws_connections").verdict == "critical"
 
 
 @drives("ws_auth_failures", "warning", "critical")
