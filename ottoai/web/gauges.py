@@ -6,7 +6,7 @@ import logging
 import time
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final, Literal
+from typing import Final
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -26,6 +26,7 @@ from ottoai.realtime.hub import Hub
 log = logging.getLogger(__name__)
 
 SHARED: Final = 1.0  # seconds
+LIMIT: Final = 1.0  # seconds for the PING, and as many for all else of Redis
 CLIENTS: Final = 20  # connections that are told of one by one: the slowest, and the newest
 LAG_EVERY: Final = 0.1  # seconds between two looks at how late the loop is
 
@@ -51,7 +52,7 @@ class Gauges:
         self.clients = tally.Clients()
         self._lock = asyncio.Lock()
         self._until = 0.0
-        self._answered = True
+        self._readable = True
 
     async def refresh(self) -> None:
         """Bring the gauges up to date. With Redis away there are none of it."""
@@ -63,28 +64,42 @@ class Gauges:
             now = datetime.now(UTC)
             self._metrics.business_open.set(int(hours.next_opening(now, self._business) == now))
             try:
-                async with asyncio.timeout(SHARED):
+                await self._ping()
+                async with asyncio.timeout(LIMIT):
                     await self._memory()
                     await self._depths()
                     await self._workers()
-                result: Literal["ok", "timeout", "error"] = "ok"
+                readable = True
             except (RedisError, StoreUnavailable, OSError, TimeoutError) as error:
                 # Unknown is not what it was.
                 for gauge in self._of_redis:
                     gauge.replace(())
-                result = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "error"
-                if self._answered:
+                readable = False
+                if self._readable:
                     log.warning("Figures of Redis not readable", extra={"error": error})
-            self._answered = result == "ok"
-            self._metrics.redis_checks_total.inc(result=result)
+            self._readable = readable
             self._until = time.monotonic() + SHARED
+
+    async def _ping(self) -> None:
+        # Under a limit of its own: what else is read needs threads, and is no sign of Redis when it is late.
+        m = self._metrics
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(LIMIT):
+                await self._redis.ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            m.redis_ping_seconds.replace(())
+            m.redis_checks_total.inc(result="timeout" if isinstance(error, TimeoutError | RedisTimeout) else "error")
+            raise
+        m.redis_ping_seconds.set(time.perf_counter() - started)
+        m.redis_checks_total.inc(result="ok")
 
     @property
     def _of_redis(self) -> tuple[GaugeMetric, ...]:
         m = self._metrics
         return (
-            m.redis_ping_seconds, m.redis_memory_used_bytes, m.redis_memory_max_bytes, m.rq_queue_length,
-            m.rq_queue_oldest_job_age_seconds, m.rq_jobs, m.rq_workers, m.worker_last_heartbeat_timestamp_seconds,
+            m.redis_memory_used_bytes, m.redis_memory_max_bytes, m.rq_queue_length, m.rq_queue_oldest_job_age_seconds,
+            m.rq_jobs, m.rq_workers, m.worker_last_heartbeat_timestamp_seconds,
         )  # fmt: skip
 
     def _sockets(self) -> None:
@@ -105,9 +120,7 @@ class Gauges:
             self._metrics.db_pool_max_connections.set(pool.size, pool=pool.role)
 
     async def _memory(self) -> None:
-        started = time.perf_counter()
         info = await self._redis.info("memory")
-        self._metrics.redis_ping_seconds.set(time.perf_counter() - started)
         self._metrics.redis_memory_used_bytes.set(info["used_memory"])
         self._metrics.redis_memory_max_bytes.set(info.get("maxmemory", 0))
 

@@ -1,9 +1,15 @@
 """What developers and machines open: /demo, /metrics, the heartbeat, and the explanation of a problem."""
 
+import asyncio
+import threading
+from contextlib import closing
+
 import aiohttp
 import pytest
+import redis
 import redis.asyncio
 from aiohttp import encode_basic_auth
+from aiohttp.test_utils import TestServer
 
 from ottoai import tally
 from ottoai.app import build_app
@@ -12,6 +18,8 @@ from ottoai.metrics import Metrics
 from ottoai.web import keys
 from tests.conftest import make_config
 from tests.helpers import get
+
+CHECKS = "redis_checks_total"
 
 
 async def fetch(url: str, auth: tuple[str, str] | None = None, **options):
@@ -93,6 +101,47 @@ async def test_of_a_process_that_ended_metrics_tells_what_it_counted_and_not_wha
         "build_info", "process_max_fds", "process_memory_limit_bytes", "process_open_fds",
         "process_resident_memory_bytes", "process_threads",
     }  # fmt: skip
+
+
+def figure(text: str, name: str, **labels: str) -> float | None:
+    """A figure of the api process."""
+    wanted = labels.items()
+    found = [each.value for each in tally.samples(text) if each.name == name and wanted <= each.labels.items()]
+    return found[0] if found else None
+
+
+async def told_afresh(api: TestServer, base: str) -> str:
+    """All figures, none of them of a moment ago."""
+    api.app[keys.GAUGES]._until = 0.0
+    return (await fetch(f"{base}/metrics"))[2]
+
+
+async def test_threads_that_are_all_busy_are_no_fault_of_redis(api, base):
+    before = await told_afresh(api, base)
+    assert figure(before, "rq_queue_length", queue="urgent") == 0
+    done = threading.Event()
+    asyncio.get_running_loop().call_later(1.5, done.set)
+    busy = [asyncio.create_task(asyncio.to_thread(done.wait, 10)) for _ in range(64)]
+    await asyncio.sleep(0.05)
+    late = await told_afresh(api, base)
+    await asyncio.gather(*busy)
+    assert figure(late, "rq_queue_length", queue="urgent") is None, "it was not known"
+    assert figure(late, "redis_ping_seconds") < 0.5
+    ok, timeout = ([figure(text, CHECKS, result=result) for text in (before, late)] for result in ("ok", "timeout"))
+    assert ok[1] > ok[0]
+    assert timeout == [0, 0]
+
+
+async def test_a_redis_that_tells_nothing_of_itself_is_well(api, base, redis_url):
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-info")
+        try:
+            text = await told_afresh(api, base)
+        finally:
+            client.execute_command("ACL", "SETUSER", "default", "+info")
+    assert figure(text, "redis_memory_used_bytes") is None
+    assert figure(text, "redis_ping_seconds") < 0.5
+    assert figure(text, CHECKS, result="error") == 0
 
 
 async def test_metrics_token_is_asked_for(database_url, redis_url, demo, aiohttp_server):
