@@ -7,6 +7,7 @@ import pytest
 
 from ottoai import config
 from ottoai.indicators import INDICATORS
+from ottoai.log import CONTEXT_FIELDS
 from ottoai.metrics import Metrics
 from ottoai.web.routes import ROUTES
 
@@ -62,7 +63,12 @@ def test_panels_are_those_of_the_guide():
             assert {panel.strip() for panel in named.split(",")} <= PANELS, line
 
 
-def test_log_patterns_have_one_call_site_each():
+def test_log_patterns_have_one_call_site_each_with_their_fields():
     sources = [path.read_text() for folder in ("ottoai", "jobs") for path in (ROOT / folder).rglob("*.py")]
-    for pattern in re.findall(r"“([^”]+)”", TEXT):
-        assert sum(text.count(f'"{pattern}"') for text in sources) == 1, pattern
+    patterns = re.findall(r"“([^”]+)”(?: \| ([^|]+) \|)?", TEXT)
+    assert any(fields for _, fields in patterns)
+    for pattern, fields in patterns:
+        (source,) = [text for text in sources if f'"{pattern}"' in text]
+        assert source.count(f'"{pattern}"') == 1, pattern
+        for field in filter(None, fields.split(", ")):
+            assert field in CONTEXT_FIELDS or f'"{field}":' in source, (pattern, field)
