@@ -1,12 +1,14 @@
 """What is kept how long: each kind by its own setting, in small batches."""
 
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from jobs import retention
 from jobs.run import perform_periodic
-from tests.background import context_of, locked, miss_a_call
+from ottoai.domain.tenants import PROBE
+from tests.background import ROOT, context_of, locked, miss_a_call
 from tests.conftest import execute, make_config, of_tenant
 
 DAYS = {"EVENT_RETENTION_DAYS": "1", "PAYLOAD_RETENTION_DAYS": "2", "IDEMPOTENCY_TTL_DAYS": "30"}
@@ -16,6 +18,23 @@ AGE = {
     "idempotency_keys": "created_at",
     "unclaimed_deliveries": "received_at",
 }
+LONG_AGO = "now() - interval '500 days'"
+PROBED = f"""insert into events (tenant_id, seq, event, ts, data)
+values (current_tenant(), 1, 'probe.sent', {LONG_AGO}, '{{}}')"""
+ANSWERED = f"""insert into request_keys (tenant_id, user_id, key, fingerprint, status, answer, created_at)
+values (current_tenant(), 'ann', 'k', 'f', 200, '{{}}', {LONG_AGO})"""
+DONE = f"""insert into outbox (tenant_id, job, queue, subject_id, state, due_at, enqueue_at, finished_at)
+values (current_tenant(), 'probe', 'default', gen_random_uuid(), 'done', {LONG_AGO}, {LONG_AGO}, {LONG_AGO})"""
+SEEN = f"""
+insert into unclaimed_deliveries (provider, kind, identities, headers, body) values ('x', 'x', '{{}}', '{{}}', '');
+insert into clerk_users (user_id, gone, stamp, heard_at) values ('ann', false, '1', {LONG_AGO});
+insert into ops_minutes (at, increases, readings) values ({LONG_AGO}, '{{}}', '{{}}');
+insert into ops_hours (at, readings) values ({LONG_AGO}, '{{}}');
+insert into alerts (name, level, state, pending_at, resolved_at)
+values ('x.info', 'info', 'resolved', {LONG_AGO}, {LONG_AGO});
+insert into ops_audit (at, actor, action, target) values ({LONG_AGO}, 'ann', 'retry', 'x');
+insert into tenants (id, name, timezone, hours) values ('{PROBE}', 'Self-probe', 'UTC', 'always');
+"""
 KEPT = {"events": 1, "payloads": 2, "idempotency_keys": 30, "unclaimed_deliveries": 2}
 
 
@@ -92,3 +111,47 @@ def noting(table, sizes):
         return gone
 
     return retire
+
+
+def monthly(server, url):
+    """What `make ops:monthly` shows of each set: its oldest row, and how long it is kept."""
+    script = ROOT / "scripts" / "monthly.sql"
+    words = ["--no-psqlrc", "--no-align", "-v", "ON_ERROR_STOP=1", "-f", str(script), url]
+    done = subprocess.run([server.bin_dir / "psql", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cells = [line.split("|") for line in done.stdout.partition("\nAlerts")[0].splitlines()[2:]]
+    return {rows: (oldest, kept) for rows, oldest, _, kept in cells}
+
+
+async def test_the_monthly_look_shows_every_set_and_how_long_it_is_kept(postgres_server, database_url, redis_url):
+    shown = monthly(postgres_server, database_url)
+    assert list(shown) == [table.name for table in retention.TABLES]
+    days = {"EVENT_RETENTION_DAYS": 41, "PAYLOAD_RETENTION_DAYS": 42, "IDEMPOTENCY_TTL_DAYS": 43}
+    config = make_config(database_url, redis_url, **{name: str(value) for name, value in days.items()})
+    for table in retention.TABLES:
+        said = shown[table.name][1]
+        ((kept,),) = execute(database_url, "select %s::interval", f"{days[said]} days" if said in days else said)
+        assert kept == table.kept(config), table.name
+
+
+async def test_the_monthly_look_shows_the_oldest_that_retention_would_take(
+    postgres_server, database_url, config, db, demo
+):
+    await miss_a_call(db)
+    execute(database_url, SEEN)
+    for tenant in (PROBE, demo):
+        of_tenant(database_url, DONE, tenant=tenant)
+    of_tenant(database_url, PROBED, tenant=PROBE)
+    of_tenant(database_url, ANSWERED)
+    for table in AGE:
+        aged(database_url, table, timedelta(days=500))
+    long_ago = datetime.now(UTC) - timedelta(days=499)
+
+    def old() -> list[str]:
+        shown = monthly(postgres_server, database_url)
+        return [name for name, (at, _) in shown.items() if at and datetime.fromisoformat(f"{at}:00") < long_ago]
+
+    assert old() == [table.name for table in retention.TABLES]
+    async with context_of(config) as context:
+        assert await retention.retention(context) is False
+    assert old() == []
