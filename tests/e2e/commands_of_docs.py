@@ -25,7 +25,7 @@ PROGRAMS: Final = (
 )
 COMMAND: Final = re.compile(
     rf"(?:\w+=\S+ )*(?:(?:{'|'.join(PROGRAMS)}) \S|python -|(?:\./)?scripts/\w+\.sh|"
-    r"(?:tenant|jobs|quarantine|queues|token) [a-z])"
+    r"(?:tenant|jobs|quarantine|queues|token) [a-z]|metrics(?: \||$))"  # the last is a function that the page defines
 )
 SHORT: Final = re.compile(
     r"(?:tenant|jobs|quarantine|queues|token) "

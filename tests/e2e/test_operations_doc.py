@@ -1,4 +1,5 @@
-"""Every command of docs/OPERATIONS.md, run as it stands there against the product as `make run` starts it.
+"""Every command of docs/OPERATIONS.md, run as it stands there against the product as `make run` starts it, with a
+METRICS_TOKEN as in production.
 
 Nothing is left out in silence: a command that is not known here fails, and those that cannot be run say why.
 """
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from ottoai.app import build_app
 from ottoai.embedded.folder import any_port
 from tests.callrail import serving_callrail
-from tests.conftest import execute
+from tests.conftest import execute, make_config
 from tests.e2e import flyctl
 from tests.e2e.commands_of_docs import DOC, blocks, commands
-from tests.e2e.conftest import ROOT, SIGNING_KEY, Product, eventually
+from tests.e2e.conftest import ROOT, SIGNING_KEY, TOOLS, Product, eventually
 from tests.e2e.test_scripts import BUSY
 from tests.helpers import deliver, get, report
 
@@ -33,7 +35,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "python -m ottoai config | grep -E 'ALERT|BUSINESS_HOURS|HEARTBEAT'": (
         r"BUSINESS_HOURS=Mon-Fri", r"acknowledged_by", r"\(\d+ rows?\)",
     ),
-    "curl -s $BASE/metrics | grep -E '^db_(slow_queries_total|pool_connections|pool_max_connections)'": (
+    "metrics | grep -E '^db_(slow_queries_total|pool_connections|pool_max_connections)'": (
         r"db_pool_max_connections\{", r"wait_event_type", r"idx_scan", r"used_memory:", r"connected_clients:",
         r"redis_ping_seconds\{",
     ),
@@ -51,7 +53,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "python -m ottoai config | grep -E 'OTEL|TRACE_URL'": (
         r"OTEL_TRACES_SAMPLER_ARG=", r"(?i)x-request-id: test-123", r"(?m)^[0-9a-f]{32}$",
     ),
-    "curl -s $BASE/metrics | grep -E '^probe_(failures_total|event_seconds_count|job_seconds_count)'": (
+    "metrics | grep -E '^probe_(failures_total|event_seconds_count|job_seconds_count)'": (
         r'probe_failures_total\{[^}]*part="event"', r"probe_event_seconds_count\{",
     ),
     "python -m ottoai queues list": (r"bulk", r"actor +\| action"),
@@ -70,7 +72,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "python -m ottoai quarantine list --tenant demo --since 2026-01-31T14:00": (
         "call-complete", r"before: quarantined.*after: processed", "0 would be tried|1 would be tried|dry|quarantined",
     ),
-    "curl -s $BASE/metrics | grep rate_limit": (
+    "metrics | grep rate_limit": (
         r"rate_limit_checks_total\{", r"RATE_LIMIT_USER=", "PONG", r'"message": ?"Rate limit hit: route"',
         "RATE_LIMIT_TENANT",
     ),
@@ -89,7 +91,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "curl -s $BASE/ready": (r'"ready":true',),
     "curl -s $BASE/ready | jq '.components.redis'": (r"^true\n$",),
     "curl -s $BASE/internal/worker/heartbeat": (r'"healthy":true', r'"beat_last_tick":"'),
-    "curl -s $BASE/metrics": (r"# TYPE http_requests_total counter", r"worker_task_total\{"),
+    "metrics": (r"# TYPE http_requests_total counter", r"worker_task_total\{"),
     'curl -s -H "X-Dev-Key: $DEV_KEY" "$BASE/ws/test-emit?event=test.health&tenant_id=$TENANT"': (
         r'"event":"test.health","seq":\d+',
     ),
@@ -100,7 +102,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "redis-cli -u $REDIS_URL ping": ("PONG",),
     'psql $DATABASE_URL -c "select 1"': (r"\(1 row\)",),
     "python -m ottoai migrate": (),
-    "curl -s $BASE/metrics | grep ws_messages_dropped_total": (r'reason="transient"', r'reason="unrepairable"'),
+    "metrics | grep ws_messages_dropped_total": (r'reason="transient"', r'reason="unrepairable"'),
     "make smoke:realtime": (r"(?m)^ok http.* 0 failed",),
     "curl -s -H 'X-Request-Id: test-123' $BASE/health": (r'"healthy"',),
     "python -m ottoai jobs retry --all": (r"\d+ opened again",),
@@ -109,7 +111,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "make metrics:snapshot": (r"0 critical",),
     "make ops:daily": (r"(?m)^ok http.*3 ok, 0 failed",),
     "make smoke:foundations": (r"(?m)^ok http.* 0 failed",),
-    "make ops:monthly": (r"events +\| 20\d\d-", r"idempotency_keys", r"(?m)^ok http.*1 ok, 0 failed"),
+    "make ops:monthly": (r"events +\| 20\d\d-", r"ops_audit +\|.*395 days", r"(?m)^ok http.*1 ok, 0 failed"),
     "python -m ottoai rekey": (r"\d",),
     "python -m ottoai tenant rotate-key acme --callrail-key -": (),
     "python -m ottoai tenant retire-key acme callrail-key": (),
@@ -139,6 +141,9 @@ ELSEWHERE = {
 }
 REFUSED = ("fly scale memory api=1gb",)  # flyctl does not take it, and the document says so
 MENTION = re.compile(r"python -m ottoai (\w+) ([\w-]+)((?: (?:--)?[\w-]+…?| …| -)*)")
+FIRST = blocks(DOC.read_text())[0]
+FUNCTIONS = "\n".join(re.findall(r"^\w+\(\) \{.*\}$", FIRST, re.MULTILINE))  # the rest of it is in `environ`
+METRICS_TOKEN = "a-metrics-token"
 FLY_LOG = "2026-11-25T21:00:00Z app[0e286d] ord [info] {}"
 
 
@@ -146,7 +151,8 @@ FLY_LOG = "2026-11-25T21:00:00Z app[0e286d] ord [info] {}"
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """A product of these tests' own: they pause, erase and rotate."""
     limit = "GET /api/missed-calls=1/hour"
-    product = Product(tmp_path_factory.mktemp("operations"), RATE_LIMIT_ROUTES=limit, ALERT_BOUNDS=BUSY)
+    settings = {"RATE_LIMIT_ROUTES": limit, "ALERT_BOUNDS": BUSY, "METRICS_TOKEN": METRICS_TOKEN}
+    product = Product(tmp_path_factory.mktemp("operations"), **settings)
     try:
         product.start()
         yield product
@@ -158,9 +164,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 @pytest.fixture(scope="module")
 def environ(running: Product) -> dict[str, str]:
     """What the document's first block sets in a terminal."""
-    first = blocks(DOC.read_text())[0]
     base = {**running.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = running.run("bash", "-c", f"set -eu\n{first}\nenv -0", env=base)
+    done = running.run("bash", "-c", f"set -eu\n{FIRST}\nenv -0", env=base)
     assert done.returncode == 0, done.stderr
     return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
 
@@ -192,9 +197,10 @@ async def run(product: Product, environ: dict[str, str], script: str, folder: Pa
     async with serving_callrail() as callrail:
         callrail.tokens["ACC0a1b2c"] = "a-secret"
         env = {**environ, "PYTHONPATH": str(ROOT), "CALLRAIL_API_URL": callrail.url}
+        whole = f"set -eo pipefail\n{FUNCTIONS}\n{script}"
         done = await asyncio.to_thread(
-            subprocess.run, ["bash", "-c", f"set -eo pipefail\n{script}"], cwd=folder, env=env, input=typed,
-            text=True, capture_output=True, check=False, timeout=300,
+            subprocess.run, ["bash", "-c", whole], cwd=folder, env=env, input=typed, text=True, capture_output=True,
+            check=False, timeout=300,
         )  # fmt: skip
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}\n{product.tail()}"
     return done.stdout + done.stderr
@@ -332,6 +338,18 @@ def mentioned(command: str, product: Product, environ: dict[str, str]) -> None:
     assert shown.returncode == 0, shown.stderr
     for option in re.findall(r"--[\w-]+", found[3]):
         assert option in shown.stdout
+
+
+@pytest.mark.parametrize(("wanted", "sent", "refused"), [("", "", False), ("t", "t", False), ("t", "", True)])
+async def test_metrics_says_when_it_is_refused(database_url, redis_url, demo, aiohttp_server, wanted, sent, refused):
+    """Else an empty answer would look as if nothing had failed. Without a token on the service none is needed."""
+    server = await aiohttp_server(build_app(make_config(database_url, redis_url, METRICS_TOKEN=wanted)))
+    environ = {**TOOLS, "BASE": str(server.make_url("")).rstrip("/"), **({"METRICS_TOKEN": sent} if sent else {})}
+    asked = f"set -u\n{FUNCTIONS}\nmetrics | grep ws_connections"
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", asked], env=environ, text=True, capture_output=True, check=False
+    )
+    assert (done.stdout == "", "401" in done.stderr) == (refused, refused)
 
 
 def test_flyctl_is_known_well_enough_to_refuse():
