@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ottoai.migrate import migrate
-from tests.conftest import execute
+from tests.conftest import SECRET, SECRET_KEY, execute
 from tests.deploy.behind import PLACES, needs_haproxy
 from tests.e2e import flyctl
 from tests.e2e.commands_of_docs import commands
@@ -60,6 +60,7 @@ ELSEWHERE: Final = {
     ".venv/bin/pip install --require-hashes --no-build-isolation -r requirements.lock": "likewise",
     "cp deploy/systemd/*.service /etc/systemd/system/": "a machine of its own; the units are verified below",
     "systemctl daemon-reload": "likewise",
+    "deploy/systemd/ottoai migrate": "a machine that systemd runs; what it asks of systemd-run is done below",
     "systemctl enable --now ottoai-api@8001 ottoai-api@8002 ottoai-api@8003 ottoai-jobs@worker ottoai-jobs@beat "
     "ottoai-jobs@dashboard": "likewise",
     "systemctl restart ottoai-jobs@worker ottoai-jobs@beat ottoai-jobs@dashboard": "likewise",
@@ -178,3 +179,69 @@ def test_systemd_takes_the_units(tmp_path: Path):
         unit.write_text(text.replace("/opt/ottoai/.venv/bin/python", str(tmp_path / "python")))
         done = shell(f"systemd-analyze verify --man=no {unit}", TOOLS, tmp_path)
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+# As systemd-run does it: the file is systemd's, no shell's (systemd.exec(5), EnvironmentFile=).
+SYSTEMD_RUN = """#!{python}
+import os, sys
+options = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
+kind, _, path = options["property"].partition("=")
+assert (kind, options["uid"]) == ("EnvironmentFile", "ottoai")
+given = dict(line.rstrip("\\n").partition("=")[::2] for line in open(path))
+os.chdir(options["working-directory"])
+command = sys.argv[1 + len(options):]
+os.execve(command[0], command, given)
+"""
+
+
+def steps(first: str) -> list[str]:
+    """The lines of a block that begins so."""
+    return next(each.splitlines() for each in commands(DOC) if each.startswith(first))
+
+
+def test_with_systemd_too_the_schema_is_there_before_any_process():
+    for first, begins in (("python3 -m venv", "systemctl enable --now"), ("deploy/systemd/ottoai", "for port in")):
+        lines = steps(first)
+        begun = next(number for number, line in enumerate(lines) if line.startswith(begins))
+        assert "deploy/systemd/ottoai migrate" in lines[:begun]
+
+
+def test_a_command_has_the_settings_that_the_units_have(tmp_path: Path, redis_url: str):
+    """Whatever stands in them."""
+    text = (ROOT / "deploy" / "systemd" / "ottoai").read_text()
+    for unit in (ROOT / "deploy" / "systemd").glob("*.service"):
+        words = dict(line.partition("=")[::2] for line in unit.read_text().splitlines())
+        for meant in (
+            f"--uid={words['User']} ",
+            f"--working-directory={words['WorkingDirectory']} ",
+            f"--property=EnvironmentFile={words['EnvironmentFile']} ",
+            f"{words['ExecStart'].split()[0]} -m ottoai",
+        ):
+            assert meant in text, unit
+    with server(tmp_path / "server") as (running, _):
+        settings = {
+            "ENVIRONMENT": "production", "DATABASE_URL": running.url, "REDIS_URL": redis_url, "JWT_SECRET": SECRET,
+            "SECRET_KEYS": SECRET_KEY, "BUSINESS_HOURS": "Mon-Fri 09:00-17:00", "PATH": TOOLS["PATH"],
+            "OPS_USERS": "op:pass$HOME&word:operator",
+        }  # fmt: skip
+        file, program, asked = tmp_path / "env", tmp_path / "systemd-run", tmp_path / "ottoai"
+        file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        program.write_text(SYSTEMD_RUN.format(python=sys.executable))
+        program.chmod(0o755)
+        for there, here in (
+            ("/etc/ottoai.env", file), ("/opt/ottoai/.venv/bin/python", sys.executable), ("/opt/ottoai", ROOT),
+        ):  # fmt: skip
+            text = text.replace(there, str(here))
+        asked.write_text(text)
+        environ = {"PATH": f"{tmp_path}:{TOOLS['PATH']}"}
+        done = shell(f"sh {asked} migrate && sh {asked} config", environ, tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "BUSINESS_HOURS=Mon-Fri 09:00-17:00" in done.stdout
+        assert execute(running.url, "select 1 from pg_roles where rolname = 'ottoai_app'") == [(1,)]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-run"), reason="NOT TESTED: systemd-run is not there")
+def test_systemd_run_takes_its_options(tmp_path: Path):
+    text = (ROOT / "deploy" / "systemd" / "ottoai").read_text()
+    done = shell(text.replace(" /opt/ottoai/.venv", " --version /opt/ottoai/.venv"), TOOLS, tmp_path)
+    assert (done.returncode, done.stderr, done.stdout[:8]) == (0, "", "systemd ")
