@@ -1,8 +1,9 @@
 -- What the status page counts. Run as ottoai_system.
 
 -- name: jobs_by_queue
--- How each queue's jobs stand: open; running, which a worker has now; failing, which failed before and are tried again;
--- overdue, which should have been begun `late` ago and that nobody has; dead, of which no more than `most` are counted.
+-- How each queue's jobs stand: open; running, which a worker has now; failing, which failed before and are tried again
+-- (one that only waits for a better hour has no traceback); overdue, which should have been begun `late` ago and that
+-- nobody has; dead, of which no more than `most` are counted.
 select
     queue,
     sum(open)::integer as open,
@@ -15,7 +16,7 @@ from (
         queue,
         count(*) as open,
         count(*) filter (where leased_until > now()) as running,
-        count(*) filter (where error is not null) as failing,
+        count(*) filter (where traceback is not null) as failing,
         count(*) filter (
             where due_at < now() - :late::interval and (leased_until is null or leased_until <= now())
         ) as overdue,

@@ -79,7 +79,7 @@ async def status_of(server: TestServer) -> Status:
     return msgspec.json.decode(await seen(server, "/ops.json"), type=Status)
 
 
-def fail_jobs(url: str, count: int, state: str = "dead", **columns: str) -> None:
+def fail_jobs(url: str, count: int, state: str = "dead", **columns: str | None) -> None:
     """Plant jobs that failed, the first of them the latest."""
     given = {
         "job": "send_text",
@@ -314,6 +314,15 @@ async def test_from_a_failing_job_to_its_traceback(served, database_url):
     screen = "\n".join(lines[place : place + 40])
     for told in ("CarrierDown: 503", "  in send", f"/ops/jobs/{latest.id}"):
         assert told in screen
+
+
+async def test_what_only_waits_for_a_better_hour_has_not_failed(served, database_url):
+    fail_jobs(database_url, 2, state="open")
+    fail_jobs(database_url, 3, state="open", error="outside the hours for texts", traceback=None)
+    text, status = await seen(served, "/ops.txt"), await status_of(served)
+    assert (status.queues[0].name, status.queues[0].open, status.queues[0].failing) == ("urgent", 5, 2)
+    assert status.jobs.failing == 2
+    assert re.search(r"^urgent .* 5 +0 +2 +0 +0$", text, re.MULTILINE)
 
 
 async def test_traces_are_links_where_there_is_an_address(serve, database_url):
