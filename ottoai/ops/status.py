@@ -1,6 +1,7 @@
 """How everything stands at one moment: what /ops, /ops.txt and /ops.json tell. Gathered by `snapshot`.
 
 A part that is null could not be read, because its store does not answer; nothing here stands for "unknown" otherwise.
+`silent`, asked for every five minutes, is null until it is known.
 """
 
 from collections import Counter

@@ -122,8 +122,11 @@ def _processes(status: Status) -> Iterator[str]:
 
 def _rest(status: Status) -> Iterator[str]:
     yield ""
-    if status.schedule is None or status.quarantine is None or status.silent is None:
-        yield f"schedule, quarantine or silent tenants {UNKNOWN}"
+    for part, known in (("schedule", status.schedule), ("quarantine", status.quarantine)):
+        if known is None:
+            yield f"{part} {UNKNOWN}"
+    if status.silent is None:
+        yield f"silent tenants {'not known yet' if status.database else UNKNOWN}"
     for run in status.schedule or ():
         what = f"{run.outcome}, {age((status.at - run.started_at).total_seconds())} ago"
         yield f"{run.name}: {what}{f': {run.error}' if run.error else ''}"

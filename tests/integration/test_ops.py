@@ -21,7 +21,7 @@ from aiohttp.test_utils import TestServer
 from ottoai import tally
 from ottoai.app import build_app
 from ottoai.client import connect
-from ottoai.ops import snapshot
+from ottoai.ops import silent, snapshot
 from ottoai.ops.status import Status
 from ottoai.web import keys
 from tests.conftest import execute, make_config
@@ -231,6 +231,7 @@ async def test_without_redis(served, database_url, redis_server):
 
 
 async def test_without_postgres(served, postgres_server):
+    served.app[keys.WATCH].silence._next = None  # it is time to ask again
     postgres_server.stop()
     try:
         await served.app[keys.MONITOR].run_once()
@@ -238,12 +239,23 @@ async def test_without_postgres(served, postgres_server):
     finally:
         postgres_server.start()
     assert page.index("PostgreSQL does not answer: failed jobs") < page.index("<h1")
-    assert "FAILED JOBS not known: PostgreSQL does not answer" in text
+    for part in ("FAILED JOBS", "schedule", "quarantine", "silent tenants"):
+        assert f"\n{part} not known: PostgreSQL does not answer\n" in text
     assert (status.redis, status.database) == (True, False)
     assert (status.jobs, status.schedule, status.quarantine, status.history, status.audit) == (None,) * 5
     assert {queue.length for queue in status.queues} == {0}
     assert {queue.dead for queue in status.queues} == {None}
     assert re.search(r"not well: [a-z, ]*database", page)
+
+
+async def test_postgres_is_not_blamed_for_what_took_too_long(serve, monkeypatch):
+    monkeypatch.setattr(silent, "PATIENCE", 0.0)
+    server = await serve()
+    await server.app[keys.MONITOR].run_once()
+    page, text, status = await seen(server), await seen(server, "/ops.txt"), await status_of(server)
+    assert (status.database, status.silent) == (True, None)
+    assert [line for line in text.splitlines() if "not known" in line] == ["silent tenants not known yet"]
+    assert "Not known yet." in page
 
 
 async def test_with_both_away(served, postgres_server, redis_server):
