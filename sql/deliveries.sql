@@ -104,7 +104,8 @@ order by id;
 delete from unclaimed_deliveries where id = :id;
 
 -- name: quarantined
--- A page of quarantined deliveries, oldest first; the cursor is the last row's (received_at, id).
+-- A page of quarantined deliveries whose payload is kept, oldest first; the cursor is the last row's (received_at, id).
+-- The oldest payload says from where on there can be any: the expired ones are passed by at once.
 select
     k.id,
     k.tenant_id,
@@ -114,9 +115,10 @@ select
     p.error,
     k.created_at as received_at
 from idempotency_keys as k
-left join payloads as p on k.id = p.idempotency_key_id
+inner join payloads as p on k.id = p.idempotency_key_id
 where
     k.outcome = 'quarantined'
+    and k.created_at >= (select min(o.received_at) from payloads as o)
     and (:tenant::text is null or k.tenant_id = :tenant)
     and (:provider::text is null or k.provider = :provider)
     and (:kind::text is null or k.kind = :kind)
@@ -165,5 +167,13 @@ update idempotency_keys set outcome = 'replayed' where tenant_id = :tenant_id an
 update payloads set error = :error where tenant_id = :tenant_id and idempotency_key_id = :id::uuid;
 
 -- name: count_quarantined$
--- How many deliveries are quarantined, over all tenants, up to a bound.
-select count(*) from (select from idempotency_keys where outcome = 'quarantined' limit :bound) as bounded;
+-- How many deliveries are quarantined and their payload is kept, over all tenants, up to a bound.
+select count(*)
+from (
+    select
+    from idempotency_keys as k
+    inner join payloads as p on k.id = p.idempotency_key_id
+    where k.outcome = 'quarantined' and k.created_at >= (select min(o.received_at) from payloads as o)
+    order by k.created_at, k.id -- by its index; else all payloads may be read
+    limit :bound
+) as bounded;

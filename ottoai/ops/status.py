@@ -73,7 +73,7 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
-    """Deliveries that could not be used: how many (1000 stands for more), and the oldest."""
+    """Deliveries that could not be used and are still kept: how many (1000 stands for more), and the oldest."""
 
     count: int
     oldest: list[Quarantined]

@@ -13,10 +13,10 @@ from ottoai.queue import QUEUES
 from ottoai.web import keys
 from ottoai.web.ops_frame import address
 from ottoai.web.press import Press, pressed
-from ottoai.web.quarantine import asked
+from ottoai.web.quarantine import cursor, page_of
 from ottoai.webhooks import quarantine
+from ottoai.webhooks.quarantine import MANY
 
-REPLAYED: Final = 100  # deliveries tried again by one press: each takes a few milliseconds, and a page must answer
 SKEW: Final = timedelta(hours=1)  # the database's clock may be ahead of ours
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -67,15 +67,25 @@ async def _not_dead(press: Press, job: str) -> str:
 
 
 async def replay(request: web.Request) -> web.Response:
-    """Try a quarantined delivery again (`id`), or all that the page's filter finds (`all=1`), REPLAYED at most."""
+    """Try a quarantined delivery again (`id`), or all of a page (`all=1`), which leads to the page after it."""
     press = await pressed(request, "replay")
-    back = address(request).replace("/replay", "", 1)
+    back = _page(request)
     if not press.all:
         delivery = press.id("delivery")
         return await press.carry_out(delivery, back, lambda: _replay(press, [delivery]))
-    which = asked(request)
-    found = [each.id for each in await quarantine.find(press.system, which, REPLAYED)]
-    return await press.carry_out(f"all of {len(found)}", back, lambda: _replay(press, found))
+    found, left = await page_of(request)
+    if left:
+        back = _page(request, cursor=cursor(request, found[-1]))
+
+    async def do() -> str:
+        outcome = await _replay(press, [each.id for each in found])
+        return f"{outcome}; {left if left < MANY else f'{MANY} or more'} left" if left else outcome
+
+    return await press.carry_out(f"all of {len(found)}", back, do)
+
+
+def _page(request: web.Request, **changes: str) -> str:
+    return address(request, **changes).replace("/replay", "", 1)
 
 
 async def _replay(press: Press, ids: list[str]) -> str:

@@ -52,9 +52,12 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 async def find(
-    system: Session, which: Filter, limit: int = PAGE, after: Quarantined | None = None
+    system: Session, which: Filter, limit: int = PAGE, after: tuple[datetime, str] | None = None
 ) -> list[Quarantined]:
-    """A page of what is quarantined, oldest first. Raises StoreUnavailable."""
+    """A page of what is quarantined and still kept, oldest first; behind a place (`received_at`, `id`) where given.
+    Raises StoreUnavailable.
+    """
+    after_at, after_id = after or (None, None)
     rows = queries().deliveries.quarantined(
         system,
         tenant=which.tenant_id,
@@ -62,26 +65,26 @@ async def find(
         kind=which.kind,
         since=which.since,
         until=which.until,
-        after_at=after and after.received_at,
-        after_id=after and after.id,
+        after_at=after_at,
+        after_id=after_id,
         page_size=limit,
     )
     return [_quarantined(row) async for row in rows]
 
 
 async def count(system: Session) -> int:
-    """How many are quarantined; MANY stands for more. Raises StoreUnavailable."""
+    """How many are quarantined and still kept; MANY stands for more. Raises StoreUnavailable."""
     counted: int = await queries().deliveries.count_quarantined(system, bound=MANY)
     return counted
 
 
 async def every(system: Session, which: Filter) -> AsyncIterator[Quarantined]:
-    """All that is quarantined, oldest first. Raises StoreUnavailable."""
+    """All that is quarantined and still kept, oldest first. Raises StoreUnavailable."""
     after = None
     while page := await find(system, which, after=after):
         for each in page:
             yield each
-        after = page[-1]
+        after = page[-1].received_at, page[-1].id
 
 
 async def get(system: Session, key_id: str) -> tuple[Quarantined, Row]:

@@ -237,3 +237,28 @@ async def test_probes_to_forget_are_found_among_everybodys_jobs(db, demo, databa
     plan = found[0]["Plan"]
     assert "outbox_probes" in used(plan)
     assert blocks(plan) <= BLOCKS
+
+
+async def test_quarantined_deliveries_whose_payload_is_gone_are_passed_by(demo, database_url):
+    """Keys are kept for a year longer than payloads, and each look at /ops counts what is quarantined."""
+    keys = (
+        "insert into idempotency_keys (tenant_id, provider, kind, external_id, variant, outcome, created_at)"
+        " select current_tenant(), 'callrail', 'x', n, %s, %s, now() - n * interval '1 minute' - %s::interval"
+        " from generate_series(1, %s) n"
+    )
+    of_tenant(database_url, keys, "gone", "quarantined", timedelta(days=30), 20_000)
+    of_tenant(database_url, keys, "kept", "processed", timedelta(0), 20_000)
+    of_tenant(database_url, keys, "kept, too", "quarantined", timedelta(0), 30)
+    of_tenant(
+        database_url,
+        "insert into payloads (idempotency_key_id, tenant_id, headers, body, error, received_at)"
+        " select id, tenant_id, '{}', '', '', created_at from idempotency_keys where variant <> 'gone'",
+    )
+    execute(database_url, "vacuum analyze idempotency_keys, payloads")
+    session = Explaining(database_url, "ottoai_system")
+    counted = await session.run("count", queries().deliveries.count_quarantined.sql, {"bound": 1000})
+    nowhere = dict.fromkeys(("tenant", "provider", "kind", "since", "until", "after_at", "after_id"))
+    listed = await session.run("list", queries().deliveries.quarantined.sql, {**nowhere, "page_size": 100})
+    session.connection.close()
+    for [found] in (counted, listed):
+        assert blocks(found["QUERY PLAN"][0]["Plan"]) <= BLOCKS

@@ -1,19 +1,27 @@
 """Genuine deliveries that could not be used: kept with their cause, and tried again once, by command and by page."""
 
 import asyncio
+import html
+import json
 import re
+from datetime import timedelta
 
 import aiohttp
 import pytest
 
+from jobs.retention import retention
 from ottoai.__main__ import main
 from ottoai.commands import ingesting
 from ottoai.domain import calls
 from ottoai.errors import OutcomeUnknown
+from ottoai.web import quarantine as quarantine_page
 from ottoai.webhooks import callrail, quarantine
+from tests.background import context_of
 from tests.conftest import execute, of_tenant
 from tests.helpers import deliver, report
+from tests.integration.test_retention import aged
 from tests.integration.test_webhooks import log_of
+from tests.operators import Answer, Operator
 
 
 @pytest.fixture
@@ -45,9 +53,9 @@ def command(config, monkeypatch, capsys):
     return run
 
 
-async def quarantined(base: str, count: int = 1) -> None:
-    for number in range(count):
-        body = report("call-complete", 7000 + number, customer_name="Poison")
+async def quarantined(base: str, count: int = 1, first: int = 7000) -> None:
+    for number in range(first, first + count):
+        body = report("call-complete", number, customer_name="Poison")
         status, answer = await deliver(base, "call-complete", body)
         assert (status, answer["status"]) == (200, "quarantined")
 
@@ -162,6 +170,63 @@ async def test_the_page_shows_and_replays(base, poisoned, database_url):
             assert "Nothing is quarantined" in await response.text()
             assert response.url.path_qs.startswith("/ops/quarantine?kind=call-complete&done=")
     assert of_tenant(database_url, "select count(*) from calls") == [(2,)]
+
+
+async def test_what_can_no_longer_be_tried_is_neither_listed_nor_counted(base, poisoned, command, config, database_url):
+    await quarantined(base, 2)
+    aged(database_url, "payloads", timedelta(days=config.payload_retention_days + 1))
+    async with context_of(config) as context:
+        assert await retention(context) is False
+    await quarantined(base, 3, first=7100)
+    execute(  # as an erasure does; what came before it is still kept
+        database_url,
+        "alter table payloads no force row level security; delete from payloads where position('7101' in body) > 0;"
+        "alter table payloads force row level security",
+    )
+    olga = Operator(base, "operator", "secret")
+    assert "2 quarantined" in (await olga.get("/ops/quarantine")).text
+    assert json.loads((await olga.get("/ops.json")).text)["quarantine"]["count"] == 2
+    code, out = await command("quarantine", "list")
+    assert (code, len(out.splitlines())) == (0, 2)
+    poisoned()
+    code, out = await command("quarantine", "replay", "--all")
+    assert (code, out.splitlines()[-1]) == (0, "2 processed")
+    assert "Nothing is quarantined" in (await olga.get("/ops/quarantine")).text
+
+
+async def test_what_cannot_be_mended_keeps_nothing_behind_it_from_being_seen_and_tried(
+    base, poisoned, database_url, monkeypatch
+):
+    monkeypatch.setattr(quarantine_page, "SHOWN", 2)
+    for number in (7001, 7002):
+        await deliver(base, "call-complete", {**report("call-complete", number), "duration": "long"})
+    await quarantined(base, 3, first=7100)
+    poisoned()
+    olga = Operator(base, "operator", "secret")
+
+    async def press_all(page: Answer) -> tuple[str, Answer]:
+        form = html.unescape(re.search(r'action="([^"]+/replay[^"]*)"', page.text)[1])
+        pressed = await olga.post(form, csrf=re.search(r'name="csrf" value="([^"]+)"', page.text)[1], all="1")
+        return pressed.text.strip(), await olga.get(pressed.headers["Location"])
+
+    first = await olga.get("/ops/quarantine?tenant=demo")
+    assert "<h1>5 quarantined</h1>" in first.text
+    further = html.unescape(re.search(r'href="([^"]+)" rel="next"', first.text)[1])
+    second = await olga.get(further)
+    assert "<h1>3 more quarantined</h1>" in second.text
+    assert second.text.count("internal error: KeyError") == 2
+    assert (await olga.get(further.replace("demo", "other"))).status == 400, "a place in another list"
+    outcome, page = await press_all(first)
+    assert outcome == "2 quarantined; 3 left"
+    assert "<h1>3 more quarantined</h1>" in page.text
+    outcome, page = await press_all(page)
+    assert outcome == "2 processed; 1 left"
+    outcome, page = await press_all(page)
+    assert outcome.startswith("processed: telephony.call.received")
+    assert "Nothing more is quarantined" in page.text
+    oldest = html.unescape(re.search(r'href="([^"]+)">Oldest', page.text)[1])
+    assert "<h1>2 quarantined</h1>" in (await olga.get(oldest)).text
+    assert of_tenant(database_url, "select count(*) from calls") == [(3,)]
 
 
 @pytest.mark.parametrize("committed", [True, False])
