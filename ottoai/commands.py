@@ -23,7 +23,7 @@ from ottoai import __version__, commands_settings, log, samples, server
 from ottoai.client import Closed, Follower
 from ottoai.config import Config
 from ottoai.db import Database, open_pool
-from ottoai.domain import hours, revocations, tenants
+from ottoai.domain import audit, hours, revocations, tenants
 from ottoai.domain.events import tenant_channel
 from ottoai.domain.roles import Role
 from ottoai.errors import BadSignature, Conflict, InvalidInput, NotFound, Unauthenticated
@@ -113,16 +113,17 @@ def tenant_add(config: Config, args: Namespace) -> int:
 
     async def add(db: Database) -> tuple[str, dict[str, int]]:
         try:
-            hook = await tenants.add(
-                db.system(),
-                Vault(config.secret_keys),
-                args.id,
-                args.name,
-                args.timezone or "UTC",
-                args.hours or hours.DEFAULT,
-                given,
-                settings,
-            )
+            async with audit.act(db.system(), who(), "tenant add", args.id):
+                hook = await tenants.add(
+                    db.system(),
+                    Vault(config.secret_keys),
+                    args.id,
+                    args.name,
+                    args.timezone or "UTC",
+                    args.hours or hours.DEFAULT,
+                    given,
+                    settings,
+                )
         except Conflict as error:
             if await tenants.exists(db.system(), args.id):
                 raise Conflict(f"Tenant {args.id} is there already; change it with `tenant set`.") from error
@@ -165,13 +166,15 @@ def _say_replayed(replayed: dict[str, int]) -> None:
 
 
 def tenant_set(config: Config, args: Namespace) -> int:
-    """Change a tenant."""
+    """Change a tenant (`tenant set`, `tenant rotate-key`)."""
     given, settings = _given(args), commands_settings.chosen(args)
     if not given and not settings:
         raise InvalidInput("Nothing to change: name at least one setting (see --help).")
 
     async def change(db: Database) -> dict[str, int]:
-        await tenants.change(db.system(), Vault(config.secret_keys), args.id, settings, given)
+        async with audit.act(db.system(), who(), f"tenant {args.action}", args.id) as act:
+            await tenants.change(db.system(), Vault(config.secret_keys), args.id, settings, given)
+            act.outcome = f"changed: {', '.join([*settings, *given])}"
         return await _replay(config, args.id)
 
     replayed = _with_database(config, change)
@@ -182,12 +185,13 @@ def tenant_set(config: Config, args: Namespace) -> int:
 
 def tenant_revoke(config: Config, args: Namespace) -> int:
     """Refuse all tokens of a tenant, or of one of its users, that were issued up to now."""
+    whose = f"user {args.user} of tenant {args.id}" if args.user else f"tenant {args.id}"
 
     async def revoke(db: Database) -> datetime:
-        return await revocations.revoke(db.system(), args.id, args.user)
+        async with audit.act(db.system(), who(), "tenant revoke", f"{args.id}, {args.user or 'all users'}"):
+            return await revocations.revoke(db.system(), args.id, args.user)
 
     moment = _with_database(config, revoke)
-    whose = f"user {args.user} of tenant {args.id}" if args.user else f"tenant {args.id}"
     say(f"revoked all tokens of {whose} issued up to {moment:%Y-%m-%dT%H:%M:%SZ}; live connections end within a second")
     return 0
 
@@ -211,7 +215,8 @@ def tenant_retire_key(config: Config, args: Namespace) -> int:
     """Accept a tenant's previous secret no longer."""
 
     async def retire(db: Database) -> None:
-        await tenants.retire(db.system(), args.id, args.secret.replace("-", "_"))
+        async with audit.act(db.system(), who(), "tenant retire-key", f"{args.id}, {args.secret}"):
+            await tenants.retire(db.system(), args.id, args.secret.replace("-", "_"))
 
     _with_database(config, retire)
     say(f"the previous {args.secret} of tenant {args.id} is accepted no longer (by every process within 5 s)")
@@ -222,7 +227,10 @@ def rekey(config: Config, _args: Namespace) -> int:
     """Encrypt every stored secret with the first of SECRET_KEYS."""
 
     async def reseal(db: Database) -> int:
-        return await tenants.reseal(db.system(), Vault(config.secret_keys))
+        async with audit.act(db.system(), who(), "rekey", "all secrets") as act:
+            count = await tenants.reseal(db.system(), Vault(config.secret_keys))
+            act.outcome = f"{count} encrypted"
+            return count
 
     say(f"encrypted the secrets of {_with_database(config, reseal)} credentials with the first key")
     return 0
@@ -235,13 +243,18 @@ def tenant_reconcile(config: Config, args: Namespace) -> int:
     total: Counter[str] = Counter()
 
     async def compare() -> None:
-        async with ingesting(config) as ingest, open_api(config, at_once=1) as api:
+        async with (
+            ingesting(config) as ingest,
+            open_api(config, at_once=1) as api,
+            audit.act(ingest.db.system(), who(), "tenant reconcile", args.id) as act,
+        ):
             comparison = await by_hand(ingest, api, args.id)
             for span in spans(since or comparison.since, min(until or now, comparison.now())):
                 async for progress in comparison.read(span):
                     found = {name: getattr(progress, name) for name in COUNTED}
                     total.update(found)
                     say(f"{span.since:{MINUTE}} to {span.until:{MINUTE}}, page {progress.page}: {_told(found)}")
+            act.outcome = _told(total)
 
     asyncio.run(compare())
     say(f"in all: {_told(total)}")

@@ -78,9 +78,12 @@ def retry_(config: Config, args: Namespace) -> int:
         raise InvalidInput("Name ids, or --all, with --job for all of one name.")
 
     async def run() -> list[str]:
-        async with open_pool(config, Metrics(__version__)) as db:
+        async with (
+            open_pool(config, Metrics(__version__)) as db,
+            audit.act(db.system(), who(), "retry", _target(args)) as act,
+        ):
             found = [each.id async for opened in _opened(db, args) for each in await _enqueued(config, opened)]
-            await audit.note(db.system(), who(), "retry", _target(args), f"{len(found)} opened again")
+            act.outcome = f"{len(found)} opened again"
             return found
 
     opened = asyncio.run(run())
@@ -94,13 +97,16 @@ def discard_(config: Config, args: Namespace) -> int:
 
     async def run() -> set[str]:
         began, closed = datetime.now(UTC), set[str]()
-        async with open_pool(config, Metrics(__version__)) as db:
+        async with (
+            open_pool(config, Metrics(__version__)) as db,
+            audit.act(db.system(), who(), "discard", _target(args)) as act,
+        ):
             for start in range(0, len(args.ids), outbox.BATCH):
                 ids = args.ids[start : start + outbox.BATCH]
                 closed.update(await failed_jobs.discard(db.system(), ids, None, began))
             while args.all and (some := await failed_jobs.discard(db.system(), None, args.job, began)):
                 closed.update(some)
-            await audit.note(db.system(), who(), "discard", _target(args), f"{len(closed)} discarded")
+            act.outcome = f"{len(closed)} discarded"
         return closed
 
     closed = asyncio.run(run())

@@ -18,9 +18,10 @@ import msgspec
 from redis.exceptions import RedisError
 
 from ottoai import __version__, cache
+from ottoai.commands import who
 from ottoai.config import Config
 from ottoai.db import SNAPSHOT, Database, open_pool, queries
-from ottoai.domain import privacy, revocations, tenants
+from ottoai.domain import audit, privacy, revocations, tenants
 from ottoai.domain.privacy import Person
 from ottoai.errors import Conflict, InvalidInput, NotFound
 from ottoai.metrics import Metrics
@@ -66,7 +67,11 @@ def tenant_erase(config: Config, args: Namespace) -> int:
 
 
 async def _export(config: Config, args: Namespace, out: IO[bytes]) -> None:
-    async with _opened(config) as db, db.transaction(args.id, begin=SNAPSHOT) as tx:
+    async with (
+        _opened(config) as db,
+        audit.act(db.system(), who(), "tenant export", _target(args)) as act,
+        db.transaction(args.id, begin=SNAPSHOT) as tx,
+    ):
         if not await privacy.exists(tx):
             raise NotFound(f"There is no tenant {args.id}.")
         about = await privacy.person(tx, args.phone) if args.phone else None
@@ -89,18 +94,25 @@ async def _export(config: Config, args: Namespace, out: IO[bytes]) -> None:
         _write(out, {"rows": counts.total()})
         out.flush()
         _summary(counts, "exported")
+        act.outcome = f"{counts.total()} rows exported"
+
+
+def _target(args: Namespace) -> str:
+    return f"{args.id}, one phone" if args.phone else str(args.id)  # which phone is nobody's to keep
 
 
 async def _erase(config: Config, args: Namespace) -> int:
-    async with _opened(config) as db:
+    async with _opened(config) as db, audit.act(db.system(), who(), "tenant erase", _target(args)) as act:
         if not await tenants.exists(db.system(), args.id):
+            act.outcome = "there is no such tenant"
             tell(f"There is no tenant {args.id}: nothing was erased.")
             return 0
         if args.phone:
             code = await _erase_phone(db, args.id, await privacy.person(db.one(args.id), args.phone))
+            act.outcome = "some rows still hold it" if code else "erased"
         else:
             await _erase_tenant(db, args.id)
-            code = 0
+            code, act.outcome = 0, "erased"
     await _forget(config, args.id)
     return code
 

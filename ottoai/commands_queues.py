@@ -46,9 +46,12 @@ def pause_(config: Config, args: Namespace) -> int:
     """Pause a queue; exits 1 when it was paused already."""
 
     async def run() -> bool:
-        async with open_pool(config, Metrics(__version__)) as db:
+        async with (
+            open_pool(config, Metrics(__version__)) as db,
+            audit.act(db.system(), who(), "pause", args.queue) as act,
+        ):
             done = await paused.pause(db.system(), args.queue, who())
-            await audit.note(db.system(), who(), "pause", args.queue, "paused" if done else "it was paused already")
+            act.outcome = "paused" if done else "it was paused already"
             return done
 
     done = asyncio.run(run())
@@ -60,9 +63,12 @@ def resume_(config: Config, args: Namespace) -> int:
     """Let a queue go on; exits 1 when it was not paused."""
 
     async def run() -> bool:
-        async with open_pool(config, Metrics(__version__)) as db:
+        async with (
+            open_pool(config, Metrics(__version__)) as db,
+            audit.act(db.system(), who(), "resume", args.queue) as act,
+        ):
             done = await paused.resume(db.system(), args.queue)
-            await audit.note(db.system(), who(), "resume", args.queue, "goes on" if done else "it was not paused")
+            act.outcome = "goes on" if done else "it was not paused"
             return done
 
     done = asyncio.run(run())

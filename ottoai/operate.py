@@ -86,13 +86,14 @@ def replay_(config: Config, args: Namespace) -> int:
                     say(key_id)
                     continue
                 try:
-                    done = await quarantine.replay(ingest, key_id)
+                    async with audit.act(ingest.db.system(), who(), "replay", key_id) as act:
+                        done = await quarantine.replay(ingest, key_id)
+                        act.outcome = done.status.replace("_", " ")
                 except OttoError as error:
                     say(f"{key_id}\tfailed: {error.detail}")
                     tally["failed"] += 1
                     continue
                 tally[done.status] += 1
-                await audit.note(ingest.db.system(), who(), "replay", key_id, done.status.replace("_", " "))
                 after = done.detail or ", ".join([f"call {done.external_id}", *done.events])
                 say(f"{key_id}\tbefore: quarantined, {done.before}\tafter: {done.status}, {after}")
         return tally

@@ -1,10 +1,13 @@
 """What operators did. Targets and outcomes hold ids and our own words: nothing of a tenant's is kept here."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 import msgspec
 
 from ottoai.db import Session, queries
+from ottoai.errors import OttoError, StoreUnavailable
 
 MOST = 200  # characters of a target; ids and names are shorter
 
@@ -18,6 +21,33 @@ class Entry(msgspec.Struct, frozen=True):
     action: str
     target: str
     outcome: str
+
+
+class Act(msgspec.Struct):
+    """What is being done. `outcome`: what came of it, in a few words of our own."""
+
+    outcome: str = "done"
+
+
+@asynccontextmanager
+async def act(system: Session, actor: str, action: str, target: str) -> AsyncIterator[Act]:
+    """Write down what is done before it is done, and after it what came of it. Raises StoreUnavailable instead of
+    doing what cannot be written down.
+    """
+    entry, doing = await note(system, actor, action, target), Act()
+    try:
+        yield doing
+    except BaseException as error:
+        doing.outcome = failed(error)
+        raise
+    finally:
+        with suppress(StoreUnavailable):  # that it was begun stays
+            await settle(system, entry, doing.outcome)
+
+
+def failed(error: BaseException) -> str:
+    """The outcome of what raised this. An error's details are left out: they may quote what it was about."""
+    return f"failed: {error.title.lower() if isinstance(error, OttoError) else type(error).__name__}"
 
 
 async def note(system: Session, actor: str, action: str, target: str, outcome: str = "") -> int:

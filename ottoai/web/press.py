@@ -15,7 +15,7 @@ from yarl import URL
 from ottoai.config import OpsUser
 from ottoai.db import Session
 from ottoai.domain import audit
-from ottoai.errors import Forbidden, InvalidInput, NotFound, OttoError, StoreUnavailable
+from ottoai.errors import Forbidden, InvalidInput, NotFound, StoreUnavailable
 from ottoai.web import csrf, edge, keys, ops
 from ottoai.web.inputs import is_uuid
 
@@ -62,11 +62,11 @@ class Press:
     async def carry_out(self, target: str, back: str, do: Callable[[], Awaitable[str]]) -> web.Response:
         """Do it, which gives the outcome in a few words, and lead to a page that tells it."""
         entry = await self._noted(target)
-        outcome = "failed"
+        outcome = ""
         try:
             outcome = await do()
-        except OttoError as error:
-            outcome = error.title.lower()
+        except BaseException as error:
+            outcome = audit.failed(error)
             raise
         finally:
             extra = {"actor": self.user.name, "action": self._action, "target": target, "outcome": outcome}

@@ -230,7 +230,7 @@ async def test_what_is_not_there_is_404_and_written_down(olga, token, path, data
     for unknown in (well_formed, "nonsense"):
         assert (await olga.post(path, csrf=token, id=unknown)).status == 404
     [(actor, _, target, outcome)] = audited(database_url)
-    assert (actor, target, outcome) == ("olga", well_formed, "not found")
+    assert (actor, target, outcome) == ("olga", well_formed, "failed: not found")
 
 
 async def test_ten_thousand_dead_jobs_are_seen_in_pages_and_all_retried(db, demo, olga, press, queues, database_url):

@@ -80,6 +80,8 @@ def everything(url: str) -> str:
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         texts = [json.dumps(dump(url, tenant)) for tenant in (A.id, B.id)]
         cursor.execute("select string_agg(legible(body) || identities::text, ' ') from unclaimed_deliveries")
+        texts.append(cursor.fetchone()[0] or "")
+        cursor.execute("select string_agg(ops_audit::text, ' ') from ops_audit")
         return "\n".join([*texts, cursor.fetchone()[0] or ""])
 
 
