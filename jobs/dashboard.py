@@ -88,6 +88,9 @@ def _adapt() -> None:
 def guard(asked: Request, operators: Sequence[OpsUser]) -> Response | None:
     """Let an operator's own request pass; the answer to any other."""
     if not _is_operator(asked, operators):
+        if asked.authorization is not None:
+            # Without the name: it may be a password, typed into the wrong field.
+            log.warning("Operator sign-in refused", extra={"ip": asked.remote_addr})
         return Response("Operators only.\n", 401, {"WWW-Authenticate": 'Basic realm="RQ dashboard", charset="UTF-8"'})
     if (asked.view_args or {}).get("instance_number"):
         abort(404)  # there is one Redis

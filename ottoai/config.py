@@ -442,8 +442,8 @@ class Config:
     rate_limit_failures: Rate = setting(
         "RATE_LIMIT_FAILURES",
         rates.parse,
-        "Most failures (401, 404) of one client address, for each API process; then it is refused what needs a valid "
-        "token or password and comes without.",
+        "Most failures (401, 404, a wrong `X-Dev-Key`) of one client address, for each API process; then it is refused "
+        "what needs a valid token, password or key and comes without.",
         default=Rate(120, "minute"),
     )
     rate_limit_shadow: bool = setting(

@@ -1,4 +1,5 @@
-"""Client addresses that keep failing (401, 404): whoever guesses passwords, tokens or paths is slowed down.
+"""Client addresses that keep failing (401, 404, a wrong X-Dev-Key): whoever guesses passwords, keys, tokens or paths is
+slowed down.
 
 A failure of a request without valid credentials counts against its address; past its rate `web.throttle` refuses such
 requests. Each process counts for itself, and forgets those that failed longest ago.

@@ -73,7 +73,7 @@ async def slow_down(request: web.Request, handler: Handler) -> web.StreamRespons
     finally:
         if password := _password(request):
             failing.heed(address, password, right=status < 400)
-        if status in FAILURES and keys.PRINCIPAL not in request:
+        if (status in FAILURES or _is_wrong_key(request, status)) and keys.PRINCIPAL not in request:
             failing.count(address)
             _count(request, standing, limited=False)
 
@@ -92,6 +92,10 @@ async def _in_the_right(request: web.Request, address: str) -> bool:
     except OttoError as error:
         return error.status >= 500  # that we cannot tell is nobody's failure
     return True
+
+
+def _is_wrong_key(request: web.Request, status: int) -> bool:
+    return status == 403 and "X-Dev-Key" in request.headers
 
 
 def _password(request: web.Request) -> str | None:

@@ -1,6 +1,7 @@
 """The RQ dashboard: for operators alone, deaf to other sites, silent about the Redis URL."""
 
 import base64
+import logging
 import socket
 import threading
 import urllib.error
@@ -74,6 +75,16 @@ def test_no_path_answers_without_an_operators_password(base, path):
         status, headers, body = ask(base, path, user)
         assert (status, body) == (401, "Operators only.\n"), user
         assert headers["WWW-Authenticate"].startswith("Basic ")
+
+
+def test_a_refused_sign_in_is_logged_without_what_was_typed(base, caplog):
+    for user in ("", "operator:secret"):  # a browser asks without a password first
+        ask(base, "/", user)
+    for user in ("operator:typed-wrong", "typed-wrong:", "looker:looks"):
+        ask(base, "/", user)
+    told = [(each.message, each.ip) for each in caplog.records if each.levelno >= logging.WARNING]
+    assert told == [("Operator sign-in refused", "127.0.0.1")] * 3
+    assert not any(word in str(vars(each)) for each in caplog.records for word in ("typed-wrong", "looks"))
 
 
 async def test_every_page_works_for_operators_and_tells_nothing_of_redis(base, config, db, demo):

@@ -269,6 +269,18 @@ async def test_guessing_a_password_is_slow_and_locks_no_operator_out(serve):
     assert await sign_in("secret") == 200
 
 
+async def test_guessing_a_key_for_test_events_is_slow(serve):
+    base = at(await serve(RATE_LIMIT_FAILURES="5/hour"))
+
+    async def emit(**key: str) -> int:
+        return (await get(base, "/ws/test-emit?event=test.x&tenant_id=demo", **key))[0]
+
+    assert await emit(**{"X-Dev-Key": "dev"}) == 200
+    assert [await emit() for _ in range(6)] == [403] * 6, "without a key nothing is guessed"
+    assert [await emit(**{"X-Dev-Key": str(n)}) for n in range(6)] == [403] * 5 + [429]
+    assert await emit(**{"X-Dev-Key": "dev"}) == 200, "who was right before goes on"
+
+
 async def test_a_right_guess_from_an_address_that_keeps_failing_is_not_told(serve):
     base = at(await serve(RATE_LIMIT_FAILURES="2/hour"))
     for _ in range(2):
