@@ -80,7 +80,10 @@ def document(description: str) -> Content:
     return Content("application/json", {"type": "object", "description": description})
 
 
-EMITTED: Final = (errors.InvalidInput, errors.Forbidden, errors.NotFound, errors.TooLarge, errors.StoreUnavailable)
+EMITTED: Final = (
+    errors.InvalidInput, errors.Forbidden, errors.NotFound, errors.TooLarge, errors.RateLimited,
+    errors.StoreUnavailable,
+)  # fmt: skip
 DELIVERED: Final = (
     errors.InvalidInput, errors.BadSignature, errors.NotFound, errors.TooLarge, errors.NoRoom, errors.StoreUnavailable,
 )  # fmt: skip
