@@ -37,7 +37,7 @@ SET_UP = (". .data/env", "export BASE=")
 ELSEWHERE = {
     "make run": "it is what the product under all of these was started as",
     "make demo": "tests/e2e/test_demo.py",
-    ".venv/bin/python -m pytest tests/unit": "they are a part of this run",
+    "make test ARGS=tests/unit": "they are a part of this run",
     "make test": "it is this run",
     "make lint": "CI runs it beside the tests",
 }
