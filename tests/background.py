@@ -190,7 +190,7 @@ def blocked(database_url: str) -> list[int]:
     return [int(row[0]) for row in execute(database_url, sql)]  # type: ignore[call-overload]
 
 
-async def eventually(check: Callable[[], Any], seconds: float = 5.0) -> Any:
+async def eventually(check: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Wait until `check` gives something true, and return it."""
     deadline = time.monotonic() + seconds
     while True:
