@@ -33,6 +33,11 @@ def queues(connection):
     return Queues(connection)
 
 
+def staged(queues) -> set[str]:
+    """Jobs of the outbox that wait; one of the schedule's may too, when a minute begins between two ticks."""
+    return {name for name in queues.waiting() if name.partition("-")[0] not in {entry.name for entry in ENTRIES}}
+
+
 def dates(connection) -> dict[str, float]:
     return {name.decode(): when for name, when in connection.zrange(DATES, 0, -1, withscores=True)}
 
@@ -40,9 +45,10 @@ def dates(connection) -> dict[str, float]:
 def test_every_declared_entry_is_there_after_the_first_tick_and_after_a_flush(connection, queues):
     beat = Schedule(connection, queues)
     for _ in range(2):
+        began = time.time()
         assert beat.run_once()
         assert dates(connection).keys() == {f"schedule-{entry.name}" for entry in ENTRIES}
-        assert 0 < min(dates(connection).values()) - time.time() <= 3600
+        assert 0 < min(dates(connection).values()) - began <= 3600
         connection.flushall()
     assert queues.waiting() == set()
 
@@ -74,21 +80,20 @@ def test_an_interval_counts_from_its_last_time(connection, queues):
     beat = Schedule(connection, queues, [Entry("often", every=timedelta(seconds=15))])
     beat.run_once()
     assert len(queues.waiting()) == 1
-    assert dates(connection)["schedule-often"] == pytest.approx(time.time() + 15, abs=2)
+    assert dates(connection)["schedule-often"] == pytest.approx(time.time() + 15, abs=10)
 
 
-def test_a_second_beat_stands_by_and_takes_over_from_a_dead_one(connection, queues, monkeypatch):
-    monkeypatch.setattr(schedule, "LOCK_SECONDS", 1)
+def test_a_second_beat_stands_by_and_takes_over_from_a_dead_one(connection, queues):
     first, second = Schedule(connection, queues), Schedule(connection, queues)
     assert first.run_once()
     assert not second.run_once()
     second.remove_lock()  # not its own
     assert not second.run_once()
-    for _ in range(3):  # the living keeps it past its time
-        time.sleep(0.5)
-        assert first.run_once()
-        assert not second.run_once()
-    time.sleep(1.1)  # killed
+    connection.expire("rq:scheduler_lock", schedule.LOCK_SECONDS // 2)
+    assert first.run_once()  # the living keeps it past its time
+    assert schedule.LOCK_SECONDS // 2 < connection.ttl("rq:scheduler_lock") <= schedule.LOCK_SECONDS
+    assert not second.run_once()
+    connection.delete("rq:scheduler_lock")  # killed, and its time is over
     assert second.run_once()
     assert not first.run_once()
 
@@ -108,7 +113,7 @@ async def test_what_nobody_enqueued_falls_due_and_what_waits_is_not_doubled(conf
         for _ in range(3):
             await beat.run_once()
     (urgent, *_) = queues.depths()
-    assert queues.waiting() == {job.id}
+    assert staged(queues) == {job.id}
     assert urgent.length == 1
 
 
@@ -116,7 +121,7 @@ async def test_a_job_of_later_waits_for_its_time(config, db, demo, queues, monke
     await miss_a_call(db)  # enqueued by its committer, so beat gives that some seconds
     with beat_of(config, db) as beat:
         await beat.run_once()
-        assert queues.waiting() == set()
+        assert staged(queues) == set()
 
 
 async def test_more_than_a_batch_is_due_in_one_tick(config, db, demo, queues, monkeypatch):
@@ -126,7 +131,7 @@ async def test_more_than_a_batch_is_due_in_one_tick(config, db, demo, queues, mo
         stage(config.database_url, "any")
     with beat_of(config, db) as beat:
         await beat.run_once()
-    assert len(queues.waiting()) == 5
+    assert len(staged(queues)) == 5
 
 
 async def test_without_redis_nothing_is_put_off_and_the_rest_goes_on(config, db, demo):
@@ -149,7 +154,7 @@ async def test_without_postgres_the_schedule_goes_on(config, db, connection, que
             await beat.run_once()
         finally:
             postgres_server.start()
-    assert len(queues.waiting()) == 1
+    assert [name.partition("-")[0] for name in queues.waiting()].count(ENTRIES[0].name) == 1
     assert "beat_last_tick_timestamp_seconds 1" in metrics.render()
 
 
@@ -175,7 +180,7 @@ async def test_a_real_beat_ticks_enqueues_and_ends_in_order(config, db, demo, qu
             (snapshot,) = await eventually(lambda: _ticked(client))
             assert snapshot.state == "leading"
             started.terminate()
-            out, err = await asyncio.to_thread(started.communicate, timeout=5)
+            out, err = await asyncio.to_thread(started.communicate, timeout=30)
             (snapshot,) = await tally.read(client)
         assert started.returncode == 0
         assert err == ""
