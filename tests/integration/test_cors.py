@@ -5,12 +5,19 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ottoai import limits
 from ottoai.app import build_app
 from ottoai.web import cors
 from tests.conftest import make_config
 
 OURS, THEIRS = "https://app.example.com", "https://evil.example.com"
 PREFLIGHT = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine Redis may answer late; what happens then is tested in test_limits."""
+    monkeypatch.setattr(limits, "SLICE", 5.0)
 
 
 @pytest.fixture

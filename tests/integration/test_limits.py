@@ -100,18 +100,19 @@ async def test_all_who_wait_go_in_one_round_trip(redis_url, store):
         assert told["cmdstat_evalsha"]["calls"] == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_is_kept_is_small_nameless_on_one_node_and_ends(redis_url, store):
     hostile = ["+12125550123", "{x}", "\r\nFLUSHALL\r\n", "\ud800", "x" * 9000]
     async with process(redis_url) as one:
         for name in hostile:
-            await one.charge([bucket("user", Rate(60, "minute"), "api", "demo", name)])
+            await one.charge([bucket("user", Rate(60, "hour"), "api", "demo", name)])
         keys = await store.keys()
         assert len(keys) == len(hostile)
-        assert all(key.startswith("{limits}:user:60/minute:") and len(key) < 80 for key in keys)
+        assert all(key.startswith("{limits}:user:60/hour:") and len(key) < 80 for key in keys)
         for key in keys:
-            assert 0 < await store.pttl(key) <= 1001, "it is gone once the bucket is empty"
+            assert 0 < await store.pttl(key) <= 60_001, "it is gone once the bucket is empty"
             till, seen = (await store.get(key)).split()
-            assert int(till) - int(seen) == SECOND
+            assert int(till) - int(seen) == 60 * SECOND
             assert abs(int(seen) / SECOND - time.time()) < 60, "it is Redis's time, written in full"
 
 
@@ -144,6 +145,7 @@ def test_redis_and_this_process_decide_alike(redis_server, history):
             assert decisions(requests, script(keys, [*words, at])) == [table.charge(each, at) for each in requests]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_clock_set_back_neither_gives_nor_takes(redis_url, store):
     rate, ahead = Rate(10, "hour"), 3 * 3600 * SECOND
     async with process(redis_url) as one:
@@ -202,7 +204,9 @@ async def traffic(limiter: Limiter, waits: list[float]) -> AsyncIterator[Lag]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_stalled_redis_holds_nobody_up_and_the_limits_hold(tmp_path, caplog):
+async def test_a_stalled_redis_holds_nobody_up_and_the_limits_hold(tmp_path, monkeypatch, caplog):
+    assert limits.PATIENCE <= PROMISE
+    monkeypatch.setattr(limits, "SLICE", 0.1)  # on a busy machine the real ones would be over before Redis stalls
     waits: list[float] = []
     with own_redis(tmp_path) as server, caplog.at_level(logging.INFO, "ottoai.limits"):
         async with process(server.url) as one:
@@ -223,12 +227,13 @@ async def test_a_stalled_redis_holds_nobody_up_and_the_limits_hold(tmp_path, cap
                 await eventually(lambda: one.up)
                 known = len(waits)
                 await eventually(lambda: len(waits) > known + 300)
-            assert max(waits) <= PROMISE + lag.worst
+            assert max(waits) <= limits.SLICE * (limits.SLICES + 2) + lag.worst
             assert await passed(*((one, [spent]) for _ in range(100))) == 40, "and Redis from what it knew"
     said = [(record.levelname, record.message.split(";")[0]) for record in caplog.records]
     assert said == [("WARNING", "Redis does not answer"), ("INFO", "Redis answers")]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_redis_that_is_away_costs_nothing_and_may_come_back_empty(tmp_path):
     with own_redis(tmp_path) as server:
         async with process(server.url) as one, process(server.url) as two:
@@ -236,9 +241,9 @@ async def test_a_redis_that_is_away_costs_nothing_and_may_come_back_empty(tmp_pa
             asked = [bucket("user", HUNDRED, "ann")]
             assert await passed(*((one, asked) for _ in range(300))) == 100
             assert not one.up
-            began = time.monotonic()
             assert await passed(*((one, asked) for _ in range(1000))) == 0
-            assert time.monotonic() - began < 1, "nobody waits for what is known to be away"
+            with pytest.raises(StopIteration):  # nobody waits for what is known to be away
+                one.charge(asked).send(None)
             assert await passed(*((two, asked) for _ in range(300))) == 100, "each process holds to the limits alone"
             server.start()
             await eventually(lambda: one.up and two.up)
@@ -261,7 +266,7 @@ async def test_a_redis_that_takes_no_writes_is_as_one_that_is_away(redis_url, st
             assert await passed(*((one, [bucket("user", HUNDRED, "ann")]) for _ in range(300))) == 100
             assert not one.up
         finally:
-            await store.config_set("maxmemory", 0)
+            await store.config_set("maxmemory", "256mb")
 
 
 async def test_who_goes_away_while_waiting_troubles_nobody(redis_url, store):
@@ -293,8 +298,8 @@ async def test_at_the_end_who_waits_is_answered(redis_url, store):
 async def test_the_breaker_closes_only_when_redis_answers_in_time(redis_url, store, monkeypatch):
     monkeypatch.setattr(limits, "RETRY_EVERY", 0.05)
     async with process(redis_url) as one:
-        await store.client_pause(400, all=True)
         began = time.monotonic()
+        await store.client_pause(400, all=True)
         assert (await one.charge([bucket("user", HUNDRED, "ann")])).allowed
         assert not one.up
         await eventually(lambda: one.up)
