@@ -246,13 +246,13 @@ async def test_a_killed_process_counts_until_its_lease_ends(redis_url, store, re
 
 
 async def test_a_lease_is_kept_while_the_process_lives(redis_url, store):
-    async with process(redis_url, lease=1.0) as one, process(redis_url) as two:
+    async with process(redis_url, lease=6.0) as one, process(redis_url) as two:
         assert await fill(one) == 20
         seen = set()
 
         async def renewed() -> bool:
             seen.add(await store.get(one._name))  # each renewal has its number
-            return len(seen) > 4
+            return len(seen) > 2
 
         await eventually(renewed)
         assert None not in seen

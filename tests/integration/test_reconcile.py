@@ -651,7 +651,8 @@ async def test_nobody_listening_there_is_a_failure_like_others(config, db, demo,
             assert runs(context.metrics, "unavailable") == 1, url
 
 
-async def test_a_run_that_is_cut_short_goes_on_where_it_was(pointed, server, database_url):
+async def test_a_run_that_is_cut_short_goes_on_where_it_was(pointed, server, database_url, monkeypatch):
+    monkeypatch.setattr("jobs.reconcile.BUDGET", 0.05)
     server.calls["ACCdemo"] = [listed(missed(n, timedelta(hours=3, minutes=n))) for n in range(100)]
 
     async def slow(request):
@@ -659,12 +660,9 @@ async def test_a_run_that_is_cut_short_goes_on_where_it_was(pointed, server, dat
         return web.json_response(server.page("ACCdemo", request.query))
 
     server.always["ACCdemo"] = slow
-    short = make_config(
-        pointed.database_url, pointed.redis_url, CALLRAIL_API_URL=server.url, WORKER_LEASE_SECONDS="2"
-    )  # fmt: skip
     ended = 0
-    async with context_of(short) as context:
-        with closing(redis_of(short)) as connection:
+    async with context_of(pointed) as context:
+        with closing(redis_of(pointed)) as connection:
             while not runs(context.metrics, "success"):
                 assert (await perform_periodic(context, "reconcile")).status == "success"
                 ended += 1

@@ -166,7 +166,7 @@ async def test_workers_that_race_for_the_same_jobs_do_each_once(config, db, demo
 async def test_a_lease_is_renewed_for_as_long_as_its_job_runs(config, db, demo, gate):
     job = stage(config.database_url, "waits")
     ask = "select extract(epoch from leased_until)::float, leased_until > now() from outbox"
-    async with context_of(dataclasses.replace(config, worker_lease_seconds=0.6)) as context:
+    async with context_of(dataclasses.replace(config, worker_lease_seconds=6)) as context:
         running = asyncio.create_task(perform(context, job.id))
         await eventually(lambda: gate.running)
         ((first, _),) = execute(config.database_url, ask)
@@ -174,7 +174,7 @@ async def test_a_lease_is_renewed_for_as_long_as_its_job_runs(config, db, demo, 
             ((until, held),) = execute(config.database_url, ask)
             assert held
             assert await perform(context, job.id) is None
-            if until > first + 3 * 0.6:
+            if until > first + 3:
                 break
             await asyncio.sleep(0.05)
         gate.open.set()
@@ -236,13 +236,16 @@ async def test_a_periodic_job_keeps_its_lock_for_as_long_as_it_runs(config, db, 
 
     monkeypatch.setitem(run.PERIODIC, "waits", waits)
     monkeypatch.setattr("jobs.context.Context.deadline", 30.0)
-    async with context_of(dataclasses.replace(config, worker_lease_seconds=0.3)) as context:
+    async with context_of(dataclasses.replace(config, worker_lease_seconds=6)) as context:
         running = asyncio.create_task(perform_periodic(context, "waits"))
         with closing(redis_of(config)) as connection:
             await eventually(lambda: runs)
-            for _ in range(10):
-                await asyncio.sleep(0.1)
+            renewed, left = 0, connection.pttl("running:waits")
+            while renewed < 2:
+                await asyncio.sleep(0.05)
                 assert await perform_periodic(context, "waits") is None
+                before, left = left, connection.pttl("running:waits")
+                renewed += left > before
             connection.set("running:waits", "another's")  # after an outage, for instance
             assert (await running).status == "failure"
             assert connection.get("running:waits") == b"another's"
