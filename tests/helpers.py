@@ -2,16 +2,23 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
+from aiohttp import web
 from multidict import CIMultiDict
 
 from ottoai import samples
+from ottoai.db import Session
+from ottoai.domain.revocations import Revocation
+from ottoai.web import keys
 from ottoai.webhooks import callrail
 from tests.canary import RECORDING_KEY
 from tests.conftest import SIGNING_KEY
@@ -54,6 +61,37 @@ async def send(
         session.request(method, base + path, data=BytesIO(data), headers=given) as response,
     ):
         return response.status, response.headers, msgspec.json.decode(await response.read() or b"null")
+
+
+@contextmanager
+def lags() -> Iterator[list[float]]:
+    """How late the loop wakes a sleeper, again and again while open; in seconds."""
+    found: list[float] = []
+
+    async def sample() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.002)
+            found.append(time.perf_counter() - began - 0.002)
+
+    task = asyncio.create_task(sample())
+    try:
+        yield found
+    finally:
+        task.cancel()
+
+
+def looks_for_revoked(app: web.Application, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each look at what was revoked, from now on, whether it found something."""
+    refresh, found = app[keys.REVOKED].refresh, []
+
+    async def look(system: Session) -> tuple[Revocation, ...]:
+        news = await refresh(system)
+        found.append(bool(news))
+        return news
+
+    monkeypatch.setattr(app[keys.REVOKED], "refresh", look)
+    return found
 
 
 async def until(condition: Callable[[], object], within: float = 10.0) -> None:
