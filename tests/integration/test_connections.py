@@ -11,9 +11,9 @@ import pytest
 
 from ottoai.client import Closed, Socket, connect
 from ottoai.domain import revocations
-from ottoai.web import keys, sockets, ws
+from ottoai.web import auth, keys, session, sockets, ws
 from tests.conftest import SECRET, add_tenant, execute, of_tenant
-from tests.helpers import get, until
+from tests.helpers import get, lags, looks_for_revoked, until
 from tests.integration.test_realtime import CHANNEL, emit, raw, seqs
 from tests.streams import open_stream
 
@@ -70,6 +70,7 @@ async def test_draining_spreads_the_closes_and_serves_until_then(app, base, make
         for client in clients:
             await client.subscribe(CHANNEL)
         app[keys.HEALTH].draining = True
+        lag = stack.enter_context(lags())
         began = time.monotonic()
         draining = asyncio.create_task(app[keys.SOCKETS].drain())
         told = [(await client.receive())["after_ms"] / 1000 for client in clients]
@@ -85,7 +86,7 @@ async def test_draining_spreads_the_closes_and_serves_until_then(app, base, make
         went = await asyncio.gather(*(served_until(client) for client in clients))
         await draining
         assert max(told) - min(told) > 0.2
-        assert all(0 <= at - due < 0.5 for at, due in zip(went, told, strict=True))
+        assert all(0 <= at - due < 0.5 + sum(lag) for at, due in zip(went, told, strict=True))
 
 
 async def test_who_has_not_shown_a_token_is_sent_elsewhere_at_once(app, base):
@@ -111,7 +112,9 @@ async def test_only_so_many_may_come_without_a_token(app, base, make_token, monk
 # Rights that end
 
 
-async def test_a_revoked_user_is_out_everywhere_within_a_second(base, make_token, database_url):
+async def test_a_revoked_user_is_out_everywhere_within_a_second(app, base, make_token, database_url, monkeypatch):
+    assert 2 * auth.REFRESH <= 1
+    looks = looks_for_revoked(app, monkeypatch)
     old = make_token()
     async with connect(base, old) as ann, connect(base, make_token(user="ben")) as ben:
         await ben.subscribe(CHANNEL)
@@ -119,12 +122,12 @@ async def test_a_revoked_user_is_out_everywhere_within_a_second(base, make_token
             for _ in range(2):
                 await stream.message()
             polling = asyncio.create_task(get(base, "/api/events?since=0&wait=20", old))
-            began = time.monotonic()
             execute(database_url, "insert into revocations values ('demo', 'ann', now())")
+            told = len(looks)
             with pytest.raises(Closed) as closed:
                 await ann.receive()
             assert await stream.message() == {"type": "auth_expired"}
-            assert time.monotonic() - began < 1
+            assert True in looks[: told + 2], "one was perhaps under way; the next tells of it"
             assert closed.value.code == 4401
         assert (await polling)[0] == 401
         for path in ("/api/calls", "/api/events", "/api/events/stream"):
@@ -212,7 +215,9 @@ async def test_a_refresh_checks_every_channel_again(base, make_token, database_u
 # Limits of one connection
 
 
-async def test_a_talkative_client_is_told_and_then_closed_4429(base, make_token, config):
+async def test_a_talkative_client_is_told_and_then_closed_4429(base, make_token, config, monkeypatch):
+    spend = session.Budget.spend
+    monkeypatch.setattr(session.Budget, "spend", lambda self, _now: spend(self, self._at))  # no time passes
     allowed = config.ws_messages_per_minute + config.ws_subscriptions_per_connection
     async with connect(base, make_token()) as socket:
         for _ in range(allowed + 1):
