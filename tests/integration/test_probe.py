@@ -137,9 +137,10 @@ async def test_without_a_worker_the_job_fails_and_then_nothing_is_left_to_do(app
     assert events.count((probes.DONE,)) == 1, "what was given up was not run"
 
 
-async def test_without_redis_the_event_comes_and_the_job_does_not(app, api, worker, redis_server, brief):
+async def test_without_redis_the_event_comes_and_the_job_does_not(app, api, worker, redis_server, monkeypatch):
     prober = app[keys.PROBER]
     await prober.run_once()
+    monkeypatch.setattr(prober_module, "JOB_WITHIN", 1.0)
     redis_server.stop()
     try:
         with recorded() as lines:
@@ -156,7 +157,7 @@ async def test_without_redis_the_event_comes_and_the_job_does_not(app, api, work
     assert over(lines) == {"job"}
 
 
-async def test_without_postgres_nothing_can_be_sent(app, api, worker, postgres_server, brief):
+async def test_without_postgres_nothing_can_be_sent(app, api, worker, postgres_server):
     prober = app[keys.PROBER]
     await prober.run_once()
     postgres_server.stop()
@@ -173,16 +174,15 @@ async def test_without_postgres_nothing_can_be_sent(app, api, worker, postgres_s
 
 
 async def test_what_the_hub_does_not_write_is_an_event_that_failed(app, api, worker, monkeypatch):
-    monkeypatch.setattr(prober_module, "EVENT_WITHIN", 0.2)
-    monkeypatch.setattr(prober_module, "JOB_WITHIN", 0.4)
     prober = app[keys.PROBER]
     await prober.run_once()
     with monkeypatch.context() as broken:
+        broken.setattr(prober_module, "EVENT_WITHIN", 0.2)
+        broken.setattr(prober_module, "JOB_WITHIN", 0.4)
         broken.setattr(app[keys.HUB].fanout, "flush", lambda: asyncio.sleep(0))
         with recorded() as lines:
             await prober.run_once()
     assert causes(lines)["event"] == "not heard within 0.2 s"
-    monkeypatch.undo()
     await prober.run_once()
     assert figures(app) == {"events": 2, "jobs": 2, "event": 1, "job": 1}
 
