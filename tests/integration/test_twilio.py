@@ -309,9 +309,10 @@ async def test_unsigned_is_for_development_and_demo_only(base, db, aiohttp_serve
 
 
 async def test_every_event_has_the_data_the_catalogue_says(base, database_url):
-    number = new_id()
-    await call_back(base, "call-status", samples.twilio_call("no-answer", number))
-    await call_back(base, "sms", samples.twilio_text(number))
+    number, now = new_id(), datetime.now(UTC)
+    caller, writer = (samples.daytime_phone(now, n) for n in (101, 102))  # one and the same would be replying
+    await call_back(base, "call-status", samples.twilio_call("no-answer", number, From=caller))
+    await call_back(base, "sms", samples.twilio_text(number, From=writer))
     rows = of_tenant(database_url, "select event, data::text from events")
     assert len(rows) == 7
     for event, data in rows:
