@@ -36,6 +36,12 @@ VOID = {"meta", "link", "input", "br", "img", "path"}
 Serve = Callable[..., Awaitable[TestServer]]
 
 
+@pytest.fixture(autouse=True)
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch looks when the test has it look, and at no other time: what the test put in place stays there."""
+    monkeypatch.setattr("ottoai.ops.monitor.Monitor.run", asyncio.Event().wait)
+
+
 @pytest.fixture
 async def serve(database_url: str, redis_url: str, demo: str, aiohttp_server: Any) -> Serve:
     """An api process with these settings."""
@@ -190,8 +196,7 @@ async def test_nothing_wrong_is_said_so(served):
     assert (await seen(served, "/ops.txt")).startswith("ALL WELL")
 
 
-async def test_no_data_is_not_well(serve, monkeypatch):
-    monkeypatch.setattr("ottoai.ops.monitor.Monitor.run", asyncio.Event().wait)
+async def test_no_data_is_not_well(serve):
     server = await serve()
     page = await seen(server)
     assert '<h1 aria-live="polite">Not known: no data yet</h1>' in page
@@ -476,7 +481,8 @@ async def test_who_does_not_take_its_messages_is_named(served, make_token):
         assert "2 open, 1 behind" in await seen(served)
 
 
-async def test_what_is_gathered_serves_all_who_ask(served):
+async def test_what_is_gathered_serves_all_who_ask(served, monkeypatch):
+    monkeypatch.setattr(snapshot, "SHARED", 60.0)
     served.app[keys.BOARD]._until = 0.0
     answers = await asyncio.gather(*(fetch(served, "/ops.json") for _ in range(20)))
     assert len({msgspec.json.decode(body)["at"] for _, _, body in answers}) == 1
