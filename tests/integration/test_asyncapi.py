@@ -331,7 +331,7 @@ async def test_what_a_websocket_says_agrees(app, base, make_token, document, mon
                 if heard[-1]["type"] == wanted[0]:
                     wanted.pop(0)
 
-        await say(type="auth", token=make_token(seconds=30))
+        await say(type="auth", token=make_token())
         await hear("welcome")
         await say(type="subscribe", channel=CHANNEL, since=0)
         await say(type="subscribe", channel="tenant:other:events", since="soon")
@@ -364,7 +364,7 @@ async def test_what_a_websocket_says_agrees(app, base, make_token, document, mon
 @pytest.mark.parametrize("last", ["end", "auth_expired"])
 async def test_what_an_event_stream_says_agrees(app, base, make_token, document, last):
     heard: list[Json] = []
-    async with open_stream(base, make_token(seconds=30), CHANNEL, "user:ann:tasks", since="0") as stream:
+    async with open_stream(base, make_token(), CHANNEL, "user:ann:tasks", since="0") as stream:
         hub = app[keys.HUB]
         await until(lambda: hub.connections)
         expires = hub.wheel._expiries[0][0] + wheel.AUTH_WARNING

@@ -54,12 +54,12 @@ async def test_it_renews_its_token_in_place_and_by_coming_back(app, base, make_t
     given: list[str] = []
 
     def fresh() -> str:
-        given.append(make_token(seconds=30))
+        given.append(make_token(seconds=600))
         return given[-1]
 
     async with aclosing(Follower(base, fresh, CHANNEL).events()) as messages:
         await anext(messages)
-        app[keys.HUB].wheel.tick(time.monotonic(), time.time())
+        app[keys.HUB].wheel.tick(time.monotonic(), time.time() + 600)
         await emit(base)
         assert await the(messages, 1) == [1]
         assert len(given) == 2

