@@ -2,7 +2,6 @@
 
 import base64
 import logging
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from rq.worker import WorkerStatus
 
 from jobs import dashboard, run
 from jobs.context import Retry, Staged
+from ottoai.embedded.folder import any_port
 from ottoai.errors import ConfigError
 from ottoai.metrics import Metrics
 from ottoai.queue import QUEUES, Queues
@@ -38,10 +38,8 @@ PAGES = (
 
 @pytest.fixture
 def config(database_url, redis_url):
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
     users = "operator:secret:operator,anna:passwort-ä:operator,looker:looks:viewer"
-    return make_config(database_url, redis_url, DASHBOARD_PORT=str(port), OPS_USERS=users)
+    return make_config(database_url, redis_url, DASHBOARD_PORT=str(any_port()), OPS_USERS=users)
 
 
 @pytest.fixture
@@ -192,7 +190,7 @@ def test_without_an_operator_it_does_not_start(config, database_url, redis_url):
     with pytest.raises(ConfigError, match="OPS_USERS"):
         dashboard.make_app(make_config(database_url, redis_url, OPS_USERS="looker:looks:viewer"))
     with process("dashboard", config, OPS_USERS="looker:looks:viewer") as refused:
-        _, err = refused.communicate(timeout=10)
+        _, err = refused.communicate(timeout=30)
     assert refused.returncode == 2
     assert "OPS_USERS" in err
     assert "Traceback" not in err

@@ -66,17 +66,17 @@ async def test_a_failed_connection_leaves_no_descriptor():
 async def test_a_slow_query_is_told_by_its_name_and_counted(database_url, redis_url):
     """Its parameters are told nowhere: they are a tenant's."""
     metrics = Metrics("test")
-    async with open_pool(make_config(database_url, redis_url, SLOW_QUERY_MS="100"), metrics) as db:
+    async with open_pool(make_config(database_url, redis_url, SLOW_QUERY_MS="1000"), metrics) as db:
         with recorded() as lines:
             assert not await tenants.exists(db.system(), "quick")
             with locked(database_url, "tenants"):
                 waiting = asyncio.create_task(tenants.exists(db.system(), "secret-tenant"))
                 await eventually(lambda: blocked(database_url))
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(1.0)
             assert not await waiting
     (line,) = [line for line in lines if line["message"] == "Slow query"]
     assert (line["level"], line["query"], line["role"]) == ("WARNING", "by_id", "ottoai_system")
-    assert 100 < line["duration_ms"] < 5000
+    assert 1000 < line["duration_ms"] < 30_000
     assert "secret-tenant" not in str(line)
     assert "db_slow_queries_total 1" in metrics.render().replace("{}", "")
 

@@ -111,7 +111,7 @@ def test_a_stalled_redis_does_not_hold_up_the_exit():
         started = time.monotonic()
         with mine:
             pass
-        assert time.monotonic() - started < 5 * tally.TIMEOUT_SECONDS
+        assert time.monotonic() - started < 20 * tally.TIMEOUT_SECONDS
     mine.close()
 
 

@@ -182,6 +182,6 @@ def test_no_set_does_more_than_be_refused(keys):
 
 def test_a_full_set_is_read_in_no_time():
     told = body(*(jwk(f"k{number}", "one") for number in range(120)))
-    began = time.perf_counter()
+    began = time.thread_time()
     assert len(usable(told, {})) == 120
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5

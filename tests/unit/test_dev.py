@@ -29,10 +29,14 @@ def python(code: str) -> str:
 
 SLEEPER = python("import time; print('up', flush=True); time.sleep(60)")
 STUBBORN = python("import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)")
-# Takes a moment to drain, as the real ones do.
+# Drains until there is a file named `go`.
 DRAINING = python(
-    "import signal, sys, time\n"
-    "def drain(*_): time.sleep(0.5); print('drained', flush=True); sys.exit()\n"
+    "import os, signal, sys, time\n"
+    "def drain(*_):\n"
+    "    print('draining', flush=True)\n"
+    "    while not os.path.exists('go'): time.sleep(0.02)\n"
+    "    print('drained', flush=True)\n"
+    "    sys.exit()\n"
     "signal.signal(15, drain)\nprint('up', flush=True)\ntime.sleep(60)"
 )
 
@@ -53,7 +57,7 @@ def supervised(commands: Mapping[str, str], tmp_path: Path) -> Iterator[tuple[Su
         assert not thread.is_alive()
 
 
-def eventually(condition: Callable[[], bool], within: float = 5.0) -> None:
+def eventually(condition: Callable[[], bool], within: float = 20.0) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -92,10 +96,11 @@ def test_one_that_ended_is_started_again_and_said_so(tmp_path: Path, code: int) 
 def test_all_are_stopped_in_parallel(tmp_path: Path) -> None:
     with supervised(dict.fromkeys(("one", "two", "three"), DRAINING), tmp_path) as (one, out):
         eventually(lambda: out.getvalue().count(b"up") == 3)
-        began = time.monotonic()
         one.request_stop()
+        eventually(lambda: out.getvalue().count(b"draining") == 3)
+        assert b"drained" not in out.getvalue()
+        (tmp_path / "go").touch()
         eventually(lambda: out.getvalue().count(b"drained") == 3)
-        assert time.monotonic() - began < 1.2
 
 
 def test_a_second_request_kills_at_once(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_a_second_request_kills_at_once(tmp_path: Path) -> None:
         assert child.running is not None
         assert child.running.poll() is None
         one.request_stop()
-        eventually(lambda: child.running is not None and child.running.poll() is not None, within=1)
+        eventually(lambda: child.running is not None and child.running.poll() is not None)
 
 
 def test_the_users_environment_wins(tmp_path: Path) -> None:
