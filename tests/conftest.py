@@ -6,6 +6,8 @@ import itertools
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
@@ -53,8 +55,16 @@ GENEROUS = {
 }
 SIGNING_KEY = "signing-key-of-{}"
 
+ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")
 MEMORY_NEEDED = 2 * 1024**3  # some hundred MiB for each test process's server
+
+
+def pytest_sessionstart() -> None:
+    """Refuse a .venv that is older than the locks: a test's `make` would rebuild it under all the others."""
+    ours = Path(sys.prefix).resolve() == ROOT / ".venv"
+    if ours and subprocess.run(["make", "--question", ".venv/installed-dev"], cwd=ROOT, check=False).returncode:
+        pytest.exit(".venv is older than the locks: a test's make would rebuild it. Run make test.", 1)
 
 
 def on_database(url: str, name: str) -> str:
@@ -222,4 +232,4 @@ def command(
 @pytest.fixture
 def repository() -> Path:
     """The root of the checkout."""
-    return Path(__file__).parent.parent
+    return ROOT
