@@ -89,6 +89,7 @@ def test_a_second_beat_stands_by_and_takes_over_from_a_dead_one(connection, queu
     assert not second.run_once()
     second.remove_lock()  # not its own
     assert not second.run_once()
+    assert 0 < connection.ttl("rq:scheduler_lock") <= schedule.LOCK_SECONDS
     connection.expire("rq:scheduler_lock", schedule.LOCK_SECONDS // 2)
     assert first.run_once()  # the living keeps it past its time
     assert schedule.LOCK_SECONDS // 2 < connection.ttl("rq:scheduler_lock") <= schedule.LOCK_SECONDS
