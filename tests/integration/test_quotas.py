@@ -292,9 +292,13 @@ async def test_without_redis_each_process_holds_to_the_limits(redis_url, redis_s
             at_once(one.take(*ANN))
         finally:
             redis_server.start()
-        await one.renew()
-        await two.renew()
-        assert one.up
+
+        async def both_up() -> bool:
+            await one.renew()
+            await two.renew()
+            return one.up and two.up
+
+        await eventually(both_up)
         for _ in range(20):
             two.release(*ANN)
         one.release(*ANN)
