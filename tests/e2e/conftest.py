@@ -22,6 +22,7 @@ from ottoai import embedded, samples
 from ottoai.client import Follower
 from ottoai.config import Config
 from ottoai.embedded.folder import any_port
+from ottoai.indicators import INDICATORS
 from tests.canary import watch
 from tests.conftest import GENEROUS, of_tenant
 from tests.helpers import deliver, report
@@ -41,6 +42,16 @@ FIRST_EVENTS = [
     "missed_call.queued",
 ]
 TEXT_EVENTS = ["telephony.sms.status", "telephony.sms.sent", "missed_call.texted"]
+
+
+def off(*kept: str) -> str:
+    """ALERT_BOUNDS for a busy machine: what is measured decides about nothing but the alerts `kept`; components do."""
+    return ",".join(
+        f"{each.alert(bound)}=off"
+        for each in INDICATORS
+        for bound in each.bounds
+        if (each.group != "Components" or each.id.startswith("probe_")) and each.alert(bound) not in kept
+    )
 
 
 class Product:
@@ -333,7 +344,7 @@ def check_log_of_events(database_url: str, call_ids: Sequence[int], since: int) 
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """One running product for all tests that leave it well."""
-    running = Product(tmp_path_factory.mktemp("product"))
+    running = Product(tmp_path_factory.mktemp("product"), ALERT_BOUNDS=off("webhook_quarantined.warning"))
     try:
         running.start()
         yield running

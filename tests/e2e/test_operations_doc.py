@@ -23,8 +23,7 @@ from tests.callrail import serving_callrail
 from tests.conftest import execute, make_config
 from tests.e2e import flyctl
 from tests.e2e.commands_of_docs import DOC, blocks, commands
-from tests.e2e.conftest import ROOT, SIGNING_KEY, TOOLS, Product, eventually
-from tests.e2e.test_scripts import BUSY
+from tests.e2e.conftest import ROOT, SIGNING_KEY, TOOLS, Product, eventually, off
 from tests.helpers import deliver, get, report
 
 pytestmark = pytest.mark.timeout(400)
@@ -151,7 +150,7 @@ FLY_LOG = "2026-11-25T21:00:00Z app[0e286d] ord [info] {}"
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """A product of these tests' own: they pause, erase and rotate."""
     limit = "GET /api/missed-calls=1/hour"
-    settings = {"RATE_LIMIT_ROUTES": limit, "ALERT_BOUNDS": BUSY, "METRICS_TOKEN": METRICS_TOKEN}
+    settings = {"RATE_LIMIT_ROUTES": limit, "ALERT_BOUNDS": off(), "METRICS_TOKEN": METRICS_TOKEN}
     product = Product(tmp_path_factory.mktemp("operations"), **settings)
     try:
         product.start()
