@@ -34,7 +34,7 @@ from tests.e2e.conftest import (
 
 EVERY = 0.2  # seconds between webhooks
 PROMISED = 2.0  # seconds in which an event arrives with Redis away
-SLACK = 1.0  # for a busy machine
+SLACK = 3.0  # for a busy machine; what nobody repairs is late by the whole outage, six seconds and more
 REPAIRED = 30.0  # seconds in which what Redis lost is done
 
 
@@ -166,8 +166,11 @@ def flush(url):
 
 
 async def answer(base, path):
-    """(status, body); never waits long."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(3)) as session, session.get(base + path) as response:
+    """(status, body); never waits for ever."""
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(15)) as session,
+        session.get(base + path) as response,
+    ):
         return response.status, await response.read()
 
 
