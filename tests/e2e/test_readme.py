@@ -29,8 +29,9 @@ SEEN = {
     "make smoke:realtime": r" [1-9]\d* ok, 0 failed",
     "make metrics:snapshot": r"PostgreSQL reachable +yes +yes +ok",
 }
-# Those that go on until they are ended.
+# Those that go on until they are ended, which is once they have shown this.
 UNTIL = (".venv/bin/python -m ottoai tail", 'curl -N -H "Authorization: Bearer $TOKEN"')
+JOINED = '"success": ?true|subscribe_result'
 # Those that set the terminal up for all others.
 SET_UP = (". .data/env", "export BASE=")
 # Those that are not run here, and why.
@@ -67,8 +68,8 @@ def test_command(product, line):
     if begins(line, SET_UP) or begins(line, ELSEWHERE):
         return
     if begins(line, UNTIL):
-        done = typed(product, f"timeout 3 {line} || true")
-        assert re.search(r'"success":\s?true|subscribe_result', done.stdout), done.stdout + done.stderr
+        done = typed(product, f"exec 3< <(exec timeout 40 {line} 2>&1)\nsed -E '/{JOINED}/q' <&3\nkill $!")
+        assert re.search(JOINED, done.stdout), done.stdout + done.stderr
         return
     wanted = SEEN[begins(line, SEEN)]
     deadline = time.monotonic() + AGAIN
