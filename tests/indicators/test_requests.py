@@ -100,9 +100,9 @@ async def test_foreign_ids(watch, token, db):
 @drives("rate_limited", "warning")
 @configured(RATE_LIMIT_USER="10/day")
 async def test_who_asks_too_often(watch, token):
-    await watch.ask(SETTINGS, 60, token)
+    await watch.ask(SETTINGS, 80, token)
     await watch.settled("rate_limited")
-    await watch.passes("rate_limited", "warning", lambda: watch.ask(SETTINGS, 60, token))
+    await watch.passes("rate_limited", "warning", lambda: watch.ask(SETTINGS, 80, token))
 
 
 @drives("unusual_traffic", "info")

@@ -5,7 +5,9 @@ import asyncio
 import psutil
 import pytest
 
+from ottoai.indicators import VERDICTS
 from ottoai.metrics import memory_limit
+from tests.background import eventually
 from tests.conftest import execute, make_config
 from tests.watch import watching
 
@@ -78,9 +80,13 @@ async def test_redis_is_slow(watch, redis_client):
         return cause
 
     async def keeps(level, milliseconds):
-        for _ in range(4):
+        async def slow():  # a busy machine may look when the pause is over
             await paused(milliseconds)()
             await watch.look()
+            return VERDICTS.index(watch.reading("redis_ping").verdict) >= VERDICTS.index(level)
+
+        for _ in range(4):
+            await eventually(slow, 30)
             await watch.agree_on("redis_ping", level)
 
     await keeps("warning", 150)
@@ -108,7 +114,8 @@ async def test_redis_is_full(watch, redis_client):
 @drives("db_query", "warning", "critical")
 @drives("db_slow", "info", "warning")
 @configured(DB_POOL_SIZE="5")
-async def test_queries_that_hang(watch, token):
+async def test_queries_that_hang(watch, token, monkeypatch):
+    monkeypatch.setattr("ottoai.db.ACQUIRE_TIMEOUT", 30.0)  # who is told 503 has waited for no connection
     await watch.ask(SETTINGS, 5, token)
     await watch.settled("db_pool", "db_wait", "db_query", "db_slow")
 

@@ -64,6 +64,7 @@ async def test_with_a_wrong_key(watch):
 
 
 @drives("webhook_p95", "warning", "critical")
+@configured(DB_POOL_SIZE="10")
 async def test_slow_ones(watch):
     await deliver(watch.base, "pre-call", report("pre-call"))
     await watch.settled("webhook_p95")
