@@ -114,7 +114,7 @@ class Page:
     async def time_stops(self) -> None:
         """No time passes for the page any more."""
         await self.own_time()
-        await self._do(self.raw.clock.pause_at(await self.js("Date.now() + 1000")))
+        await self._do(self.raw.clock.pause_at(await self.js("Date.now() + 5000")))
 
     async def later(self, ms: int) -> None:
         """So much time has passed for the page."""

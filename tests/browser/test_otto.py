@@ -501,6 +501,7 @@ async def test_attempts_that_fail_come_ever_later(page, app):
     await page.start()
     await page.listen("all", CHANNEL)
     await page.joined("all")
+    await page.time_stops()
     app[keys.HEALTH].draining = True  # 503 to whoever comes
     page.end(1012)
     bounds = [(0, 100), (250, 750), (500, 1500), (1000, 3000), (2500, 7500), (2500, 7500)]
