@@ -24,7 +24,7 @@ from tests.deploy.behind import PLACES, Balanced, balanced, needs_haproxy
 from tests.e2e.conftest import Screen, eventually, watching
 from tests.helpers import report
 
-pytestmark = [needs_haproxy, pytest.mark.timeout(150)]
+pytestmark = [needs_haproxy, pytest.mark.timeout(200)]
 
 SCREENS = 12
 WITHIN = 60.0  # seconds; a busy machine is no failure
