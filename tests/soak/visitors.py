@@ -28,6 +28,7 @@ STAY = (2.0, 25.0)
 CONNECTIONS = 30  # that are kept, and used again
 OVERSIZED = 1_100_000
 BUSY = 0.01  # share of the requests that may find a store away
+STALL = 20  # requests that may, however few there are: one stall of some seconds makes so many
 OPERATORS = ("/ops", "/ops.json", "/ops.txt", "/ops/jobs", "/ops/alerts", "/ops/quarantine", "/ops/audit")
 
 
@@ -189,9 +190,9 @@ class Visitors:
 
     def away(self) -> Iterator[str]:
         """Whether stores were away more often than a busy machine explains."""
-        share = self.busy / max(1, self.busy + self.answers.total())
-        if share > BUSY:
-            yield f"{share:.1%} of the requests were answered 503"
+        asked = self.busy + self.answers.total()
+        if self.busy > max(STALL, BUSY * asked):
+            yield f"{self.busy} of {asked} requests were answered 503"
 
     # Those who have no business here
 
