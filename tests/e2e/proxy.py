@@ -92,6 +92,7 @@ async def _live(request: web.Request, base: str, how: Rewriting, http: aiohttp.C
         pump.cancel()
         with suppress(asyncio.CancelledError, ConnectionError, aiohttp.ClientError):
             await pump
+        await far.close()
     return near
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from jobs import retention
-from ottoai.measures import Select
+from ottoai.indicators import CACHE
 from ottoai.ops import monitor
 from ottoai.ops.history import POINTS
 from tests.background import context_of
@@ -54,12 +54,12 @@ async def test_a_restart_forgets_nothing(start, clock, database_url):
     lookups(first, 120)
     await later(clock, 240, first)
     before = first.monitor
-    assert before.fleet.increase(Select("cache_requests_total"), 600) == 120
+    assert before.fleet.increase(CACHE, 600) == 120
     since = before.history.since("worker", "critical")
     await first.stop()
     clock.pass_by(30)
     second = await start()
-    assert second.monitor.fleet.increase(Select("cache_requests_total"), 600) == 120
+    assert second.monitor.fleet.increase(CACHE, 600) == 120
     assert known(second.monitor.history.spark("worker", clock().timestamp())) == [0.0]
     (reading,) = [each for each in second.monitor.report.readings if each.id == "worker"]
     assert reading.since == since
@@ -70,7 +70,7 @@ async def test_one_writes_and_all_remember(start, clock, database_url):
     first, second = await start(), await start()
     lookups(first, 7)
     await later(clock, 120, first, second)
-    rows = execute(database_url, "select increases ->> 'cache_requests_total', readings -> 'worker' from ops_minutes")
+    rows = execute(database_url, "select increases ->> %s, readings -> 'worker' from ops_minutes", CACHE.promql())
     assert rows == [("7.0", [0.0, "critical"]), ("0.0", [0.0, "critical"])]
     for each in (first, second):
         assert known(each.monitor.history.spark("worker", clock().timestamp())) == [0.0]
@@ -101,8 +101,8 @@ async def test_minutes_without_postgres_are_written_when_it_is_back(start, clock
     await process.sees("database", "ok")
     await later(clock, 5, process)
     assert minutes(database_url) == [datetime(2026, 3, 2, 12, n, tzinfo=UTC) for n in range(4)]
-    query = "select (increases ->> 'cache_requests_total')::float8 from ops_minutes order by at"
-    assert sum(row[0] for row in execute(database_url, query)) == 5
+    query = "select (increases ->> %s)::float8 from ops_minutes order by at"
+    assert sum(row[0] for row in execute(database_url, query, CACHE.promql())) == 5
 
 
 async def test_who_starts_without_postgres_remembers_when_it_is_back(start, clock, postgres_server):
@@ -116,12 +116,12 @@ async def test_who_starts_without_postgres_remembers_when_it_is_back(start, cloc
         lookups(second, 3)
         await later(clock, 120, second)
         assert not second.watch.archive.restored
-        assert second.monitor.fleet.increase(Select("cache_requests_total"), 600) == 3
+        assert second.monitor.fleet.increase(CACHE, 600) == 3
     finally:
         postgres_server.start()
     await second.sees("database", "ok")
     assert second.watch.archive.restored
-    assert second.monitor.fleet.increase(Select("cache_requests_total"), 600) == 123
+    assert second.monitor.fleet.increase(CACHE, 600) == 123
     history = second.monitor.history
     assert history.around("worker", datetime(2026, 3, 2, 12, 0, 30, tzinfo=UTC).timestamp()) == 0.0
     assert history.last_minute >= datetime(2026, 3, 2, 12, 4, tzinfo=UTC)
@@ -133,7 +133,7 @@ async def test_a_machine_that_slept_makes_up_for_the_minutes(start, clock, datab
     lookups(process, 9)
     clock.pass_by(240)
     await process.look()
-    rows = execute(database_url, "select increases ->> 'cache_requests_total', readings from ops_minutes order by at")
+    rows = execute(database_url, "select increases ->> %s, readings from ops_minutes order by at", CACHE.promql())
     assert len(rows) == 5
     assert [bool(readings) for _, readings in rows] == [True, False, False, False, True]
 
