@@ -8,6 +8,7 @@ import pytest
 
 from jobs import retention
 from ottoai.indicators import CACHE
+from ottoai.measures import Select
 from ottoai.ops import monitor
 from ottoai.ops.history import POINTS
 from tests.background import context_of
