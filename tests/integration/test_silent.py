@@ -15,6 +15,7 @@ from ottoai.metrics import Metrics
 from ottoai.ops import silent
 from ottoai.ops.silent import EVERY, USUAL, Silence
 from ottoai.webhooks.callrail import LISTED
+from tests.background import locked
 from tests.conftest import add_tenant, execute
 
 NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
@@ -126,8 +127,15 @@ async def test_who_is_silent_is_known_also_while_it_takes_too_long_to_find_since
 ):
     usually(database_url, "demo", timedelta(hours=20))
     came(database_url, "demo", NOW - timedelta(hours=26))
+    look_back = Silence._look_back
+
+    async def waits(*asked):
+        with locked(database_url, "idempotency_keys"):
+            return await look_back(*asked)
+
     with monkeypatch.context() as patch:
-        patch.setattr(silent, "LOOKING_BACK", 0.0)
+        patch.setattr(silent, "LOOKING_BACK", 0.1)
+        patch.setattr(Silence, "_look_back", waits)
         assert await found(silence) == [("demo", None)]
         assert "webhook_silent_tenants 1" in silence._metrics.render()
     silence._next = None
