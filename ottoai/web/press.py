@@ -62,7 +62,6 @@ class Press:
     async def carry_out(self, target: str, back: str, do: Callable[[], Awaitable[str]]) -> web.Response:
         """Do it, which gives the outcome in a few words, and lead to a page that tells it."""
         entry = await self._noted(target)
-        outcome = ""
         try:
             outcome = await do()
         except BaseException as error:
